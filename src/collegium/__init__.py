@@ -1,0 +1,1 @@
+"""Collegium turns any small language model into a college of experts."""

@@ -1,0 +1,1 @@
+"""Values, protocols, errors and files that every floor shares."""
