@@ -1,0 +1,33 @@
+"""Base + library + router = one language model."""
+
+from collegium.compose.door import Cast, ComposedModel, assemble, attach_expert, check_base, ensemble, merge, mix
+from collegium.compose.ensemble import Ensemble, EnsembleDecoding, combine, live_rows
+from collegium.compose.merge import constant_routing, textless_weights
+from collegium.compose.mix import Mix, MixDecoding
+from collegium.compose.routed import route
+from collegium.compose.voices import Choice, JoinedVoices, SeparateVoices, SlotVoices, Voices
+
+__all__ = [
+    "Cast",
+    "Choice",
+    "ComposedModel",
+    "Ensemble",
+    "EnsembleDecoding",
+    "JoinedVoices",
+    "Mix",
+    "MixDecoding",
+    "SeparateVoices",
+    "SlotVoices",
+    "Voices",
+    "assemble",
+    "attach_expert",
+    "check_base",
+    "combine",
+    "constant_routing",
+    "ensemble",
+    "live_rows",
+    "merge",
+    "mix",
+    "route",
+    "textless_weights",
+]

@@ -1,0 +1,142 @@
+"""Composing a base, a library and a router into one language model."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from collegium.compose.ensemble import Ensemble
+from collegium.compose.merge import check_weights, fold, textless_weights
+from collegium.compose.mix import Mix
+from collegium.compose.voices import JoinedVoices, SeparateVoices, SlotVoices, Voices
+from collegium.core.errors import IncompatibleExpert, LibraryError, RoutingError
+from collegium.core.protocols import RouterRecipe
+from collegium.core.routing import BASE
+from collegium.experts import Expert, LoraPayload, WholePayload, average_whole, open_whole
+from collegium.library import Library
+from collegium.models import Base
+from collegium.routers import default
+
+ComposedModel = Ensemble | Mix | Base
+"""What a composition makes: a language model of one of these final classes."""
+
+
+@dataclass(frozen=True)
+class Cast:
+    """A library's language experts, ready to speak.
+
+    keys: adapter experts -> name under which each is attached to the base; whole: experts with weights of their own.
+    """
+
+    base: Base
+    keys: Mapping[str, str]
+    whole: Mapping[str, Base]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All experts' names."""
+        return (*self.keys, *self.whole)
+
+    def voices(self) -> Voices:
+        """Return the experts and the base as voices."""
+        slots = SlotVoices(self.base, self.keys)
+        return JoinedVoices([slots, SeparateVoices(self.whole)]) if self.whole else slots
+
+
+def assemble(base: Base, library: Library) -> Cast:
+    """Return the library's language experts attached to the base.
+
+    Raises LibraryError when there is none, IncompatibleExpert when one was made for another base.
+    """
+    keys: dict[str, str] = {}
+    whole: dict[str, Base] = {}
+    for name in library.names(task="language"):
+        expert = library[name]
+        check_base(expert, base)
+        match expert.payload:
+            case LoraPayload():
+                keys[name] = attach_expert(base, expert)
+            case WholePayload():
+                whole[name] = open_whole(expert, base)
+    if not keys and not whole:
+        raise LibraryError("the library holds no language expert; add one with `collegium train` or `library add`.")
+    return Cast(base, keys, whole)
+
+
+def check_base(expert: Expert, base: Base) -> None:
+    """Raise IncompatibleExpert when an expert names another base; an unverified one was checked by its shapes."""
+    made_for = expert.card.base
+    if made_for is None:
+        return
+    if isinstance(expert.payload, WholePayload):
+        if made_for.tokenizer != base.fingerprint.tokenizer:
+            raise IncompatibleExpert(f"expert {expert.card.name!r} has another tokenizer than base {base.name}.")
+    elif made_for != base.fingerprint:
+        raise IncompatibleExpert(
+            f"expert {expert.card.name!r} was made for base {made_for.short}, this is {base.fingerprint.short} "
+            f"({base.name}). Train it again on this base, or load the base it was made for."
+        )
+
+
+def attach_expert(base: Base, expert: Expert) -> str:
+    """Attach an adapter expert to the base, once per content, and return the key it is attached under."""
+    if not isinstance(expert.payload, LoraPayload):
+        raise IncompatibleExpert(f"expert {expert.card.name!r} of kind {expert.card.kind!r} has no adapter to attach.")
+    key = f"{expert.card.name}@{expert.digest[:16]}"
+    if key not in base.attached:
+        base.attach(key, expert.payload.adapter)
+    return key
+
+
+def _adapters_only(cast: Cast, what: str) -> None:
+    if cast.whole:
+        raise RoutingError(
+            f"{what} blends inside one base, but {sorted(cast.whole)} are whole models; use ensemble, or merge."
+        )
+
+
+def ensemble(base: Base, library: Library, *, router: RouterRecipe | None = None, top_k: int | None = None) -> Ensemble:
+    """Return the language model that mixes the experts' next-token probabilities.
+
+    router: default = classifier on the prompt as prior, then posterior. top_k: how many experts keep weight.
+    """
+    cast = assemble(base, library)
+    recipe = router or default()
+    bound = recipe.bind(cast.names, shelf=library, tokenizer=base.tokenizer)
+    return Ensemble(cast.voices(), bound, top_k=top_k)
+
+
+def mix(base: Base, library: Library, *, router: RouterRecipe | None = None, top_k: int | None = None) -> Mix:
+    """Return the language model that blends the experts' activations inside the base: one row a text.
+
+    Raises RoutingError when the library holds whole models.
+    """
+    cast = assemble(base, library)
+    _adapters_only(cast, "mix")
+    recipe = router or default()
+    return Mix(base, cast.keys, recipe.bind(cast.names, shelf=library, tokenizer=base.tokenizer), top_k=top_k)
+
+
+def merge(
+    base: Base,
+    library: Library,
+    *,
+    weights: Mapping[str, float] | None = None,
+    router: RouterRecipe | None = None,
+) -> Base:
+    """Return one model with the weighted experts folded in: it costs what the base costs.
+
+    weights: expert -> any finite weight; or router: one that needs no text (uniform, fixed, cached_prior).
+    Whole models are averaged with each other (their weights normalised), never with adapters.
+    """
+    if (weights is None) == (router is None):
+        raise RoutingError("merge takes either weights={name: weight} or a router that needs no text.")
+    cast = assemble(base, library)
+    if weights is None:
+        assert router is not None
+        weights = textless_weights(router, cast.names, shelf=library, tokenizer=base.tokenizer)
+    live = check_weights(weights, cast.names)
+    if not any(name in cast.whole for name in live):
+        return fold(base, cast.keys, live)
+    if any(name in cast.keys for name in live):
+        raise RoutingError(f"merge averages whole models or folds adapters, not both at once: {sorted(live)}.")
+    names: Sequence[str] = list(live)
+    return average_whole([cast.whole[name] for name in names], [live[name] for name in names], name=BASE)

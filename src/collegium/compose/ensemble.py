@@ -1,0 +1,261 @@
+"""Ensemble: the experts' next-token probabilities, mixed by a router. p(x_t | x_<t) = sum_j w_j(x_<t) p_j(x_t | x_<t)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from collegium.compose.routed import (
+    hide_padding,
+    keep_scored,
+    last_weights,
+    read_context,
+    right_padded,
+    route,
+    row_context,
+    row_lengths,
+)
+from collegium.compose.voices import Choice, Voices, VoicesDecoding
+from collegium.core.errors import RoutingError
+from collegium.core.protocols import PrefixRouter, RouterState, Tokenizer
+from collegium.core.routing import Routing
+from collegium.core.state import select_rows
+from collegium.ops.posterior import mix_log_probs, posterior
+
+
+def combine(
+    routing: Routing, table: Float[Tensor, "batch seq expert"], *, top_k: int | None = None
+) -> Float[Tensor, "batch seq"]:
+    """Return the ensemble's log-probability of each token from its experts' (0 at position 0).
+
+    Token i is predicted with the weights after token i - 1. `table` is in the order of `routing.experts`.
+    """
+    if routing.kind != "simplex":
+        raise RoutingError("an ensemble mixes probabilities: its weights must be a simplex; use mix for open weights.")
+    log_weights = (routing if top_k is None else routing.top_k(top_k)).log_weights().to(table.device)
+    before = log_weights if log_weights.shape[1] == 1 else log_weights[:, :-1]
+    mixed = mix_log_probs(before, table[:, 1:].float())
+    return torch.cat([mixed.new_zeros(len(mixed), 1), mixed], dim=1)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Which voices were asked and the log-weight of each of their rows."""
+
+    choice: Choice
+    log_weights: Float[Tensor, "batch seq row"]
+
+
+class Ensemble:
+    """A language model: voices, and a router that weighs their probabilities.
+
+    Experts that a coarse router leaves silent are not computed: a text costs one row per expert with weight.
+    A router that needs likelihoods has one row per expert it knows.
+    """
+
+    def __init__(self, voices: Voices, router: PrefixRouter, *, top_k: int | None = None) -> None:
+        """Keep the parts.
+
+        Raises RoutingError when the router knows an expert that is no voice, or top_k is less than 1.
+        """
+        unknown = [name for name in router.experts if name not in voices.names]
+        if unknown:
+            raise RoutingError(f"the router knows {unknown}, the voices are {list(voices.names)}.")
+        if top_k is not None and top_k < 1:
+            raise RoutingError(f"top_k keeps at least one expert, got {top_k}.")
+        self.voices, self.router, self.top_k = voices, router, top_k
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The voices' tokenizer."""
+        return self.voices.tokenizer
+
+    @property
+    def vocab_size(self) -> int:
+        """The voices' vocabulary."""
+        return self.voices.vocab_size
+
+    @property
+    def experts(self) -> tuple[str, ...]:
+        """The names its routing is in order of."""
+        return self.router.experts
+
+    @torch.no_grad()
+    def routing(
+        self,
+        tokens: Int[Tensor, "batch seq"],
+        *,
+        lengths: Int[Tensor, " batch"] | None = None,
+        context: int | Int[Tensor, " batch"] = 1,
+    ) -> Routing:
+        """Return the weights after each token, in the order of `experts`; after top-k."""
+        many = row_lengths(tokens, lengths)
+        table = None
+        if self.router.needs_likelihoods:
+            table = self.voices.score(tokens, Choice(self.experts), lengths=many)
+        return self._route(tokens, many, row_context(context, many), table)
+
+    def _route(
+        self,
+        tokens: Int[Tensor, "batch seq"],
+        lengths: Int[Tensor, " batch"],
+        context: Int[Tensor, " batch"],
+        table: Float[Tensor, "batch seq expert"] | None,
+    ) -> Routing:
+        routing = route(
+            self.router, tokens, lengths=lengths, context=context, tokenizer=self.tokenizer, log_likelihoods=table
+        )
+        return routing if self.top_k is None else routing.top_k(self.top_k)
+
+    @torch.no_grad()
+    def score(
+        self,
+        tokens: Int[Tensor, "batch seq"],
+        *,
+        lengths: Int[Tensor, " batch"] | None = None,
+        context: int | Int[Tensor, " batch"] = 1,
+    ) -> Float[Tensor, "batch seq"]:
+        """Return each token's log-probability given those before it; 0 for i < context and for padding."""
+        many = row_lengths(tokens, lengths)
+        read = row_context(context, many)
+        if self.router.needs_likelihoods:
+            table = self.voices.score(tokens, Choice(self.experts), lengths=many)
+            mixed = combine(self._route(tokens, many, read, table), table)
+        else:
+            rows = live_rows(self._route(tokens, many, read, None), len(tokens))
+            table = self.voices.score(tokens, rows.choice, lengths=many)
+            before = rows.log_weights if rows.log_weights.shape[1] == 1 else rows.log_weights[:, :-1]
+            mixed = mix_log_probs(before.to(table.device), table[:, 1:].float())
+            mixed = torch.cat([mixed.new_zeros(len(mixed), 1), mixed], dim=1)
+        return keep_scored(mixed, lengths=many, context=read)
+
+    @torch.no_grad()
+    def logprobs(
+        self,
+        tokens: Int[Tensor, "batch seq"],
+        *,
+        lengths: Int[Tensor, " batch"] | None = None,
+        context: int | Int[Tensor, " batch"] = 1,
+    ) -> Float[Tensor, "batch seq vocab"]:
+        """Return the mixture's whole distribution at every position: exact, and as large as it sounds."""
+        many = row_lengths(tokens, lengths)
+        read = row_context(context, many)
+        if self.router.needs_likelihoods:
+            every = self.voices.logprobs(tokens, Choice(self.experts), lengths=many)
+            table = _gather_next(every, tokens)
+            log_weights = self._route(tokens, many, read, table).log_weights()
+        else:
+            rows = live_rows(self._route(tokens, many, read, None), len(tokens))
+            every = self.voices.logprobs(tokens, rows.choice, lengths=many)
+            log_weights = rows.log_weights
+        mixed = torch.full_like(every[0], float("-inf"))
+        for row in range(len(every)):
+            mixed = torch.logaddexp(mixed, every[row] + log_weights[..., row, None].to(every.device))
+        return mixed
+
+    @torch.no_grad()
+    def open(self, prompts: Sequence[Sequence[int]]) -> "EnsembleDecoding":
+        """Return a decoding of the prompts; each prompt is the context its router reads."""
+        tokens, lengths = right_padded(prompts)
+        state = self.router.start(read_context(tokens, lengths, tokenizer=self.tokenizer))
+        shown = hide_padding(tokens, lengths)
+        if self.router.needs_likelihoods:
+            choice = Choice(self.experts)
+            decoding = self.voices.open(prompts, choice)
+            routing, state = self.router.step(state, shown, decoding.prompt_scores.float().cpu())
+        else:
+            routing, state = self.router.step(state, shown, None)
+            coarse = routing.weights.shape[1] == 1
+            chosen = routing if self.top_k is None else routing.top_k(self.top_k)
+            choice = live_rows(chosen, len(prompts)).choice if coarse else Choice(self.experts)
+            decoding = self.voices.open(prompts, choice)
+        weights = last_weights(routing, lengths)
+        return EnsembleDecoding(self, decoding, choice, state, Routing(self.experts, weights))
+
+
+def live_rows(routing: Routing, batch: int) -> _Rows:
+    """Return the voices with any weight, and their rows' log-weights.
+
+    Weights that hold for a whole text choose their voices per text; weights that change along it choose them once
+    for the batch.
+    """
+    if routing.kind != "simplex":
+        raise RoutingError("an ensemble mixes probabilities: its weights must be a simplex; use mix for open weights.")
+    dense = routing.dense().expand(batch, -1, -1)
+    live = (dense > 0).any(1)
+    everywhere = live.any(0)
+    names = tuple(name for name, on in zip(routing.experts, everywhere.tolist(), strict=True) if on)
+    dense = dense[..., everywhere]
+    most = int(live.sum(-1).max())
+    if dense.shape[1] > 1 or most == len(names):
+        return _Rows(Choice(names), dense.log())
+    weights, index = dense[:, 0].sort(dim=-1, descending=True, stable=True)
+    return _Rows(Choice(names, index[:, :most]), weights[:, None, :most].log())
+
+
+def _gather_next(
+    every: Float[Tensor, "row batch seq vocab"], tokens: Int[Tensor, "batch seq"]
+) -> Float[Tensor, "batch seq row"]:
+    targets = tokens[:, 1:].to(every.device)
+    found = every[:, :, :-1].gather(-1, targets[None, ..., None].expand(len(every), -1, -1, 1))[..., 0]
+    return torch.nn.functional.pad(found, (1, 0)).permute(1, 2, 0)
+
+
+class EnsembleDecoding:
+    """An ensemble's texts being continued; the posterior moves with every token."""
+
+    def __init__(
+        self, model: Ensemble, rows: VoicesDecoding, choice: Choice, state: RouterState, routing: Routing
+    ) -> None:
+        """Keep the rows, which of the router's experts they are, and the router's state."""
+        self.model, self.rows, self.choice, self.state = model, rows, choice, state
+        self.routing: Routing | None = self._cut(routing)
+
+    def _cut(self, routing: Routing) -> Routing:
+        return routing if self.model.top_k is None else routing.top_k(self.model.top_k)
+
+    def _log_weights(self) -> Float[Tensor, "batch row"]:
+        assert self.routing is not None
+        dense = self.routing.dense()[:, 0]
+        columns = torch.tensor([self.model.experts.index(name) for name in self.choice.names])
+        chosen = dense[:, columns]
+        if self.choice.index is not None:
+            chosen = chosen.gather(-1, self.choice.index)
+        return chosen.log()
+
+    def next_logprobs(self) -> Float[Tensor, "batch vocab"]:
+        """Return the mixture's log-probabilities of the next token."""
+        every = self.rows.logprobs()
+        return torch.logsumexp(every + self._log_weights()[..., None].to(every.device), dim=1)
+
+    def shares(self, tokens: Int[Tensor, " batch"]) -> Float[Tensor, "batch expert"] | None:
+        """Return each expert's share in these next tokens: weight times probability, normalised."""
+        said = self._said(tokens).cpu()
+        share = posterior(self._log_weights(), said).exp()
+        columns = torch.tensor([self.model.experts.index(name) for name in self.choice.names])
+        where = columns.expand(len(share), -1) if self.choice.index is None else columns[self.choice.index]
+        return share.new_zeros(len(share), len(self.model.experts)).scatter(-1, where, share)
+
+    def _said(self, tokens: Int[Tensor, " batch"]) -> Float[Tensor, "batch row"]:
+        every = self.rows.logprobs()
+        index = tokens.to(every.device)[:, None, None].expand(-1, every.shape[1], 1)
+        return every.gather(-1, index)[..., 0].float()
+
+    @torch.no_grad()
+    def step(self, tokens: Int[Tensor, " batch"]) -> None:
+        """Append one token to every text and let the router read it."""
+        seen = self._said(tokens).cpu()[:, None] if self.model.router.needs_likelihoods else None
+        self.rows.step(tokens)
+        routing, self.state = self.model.router.step(self.state, tokens.cpu()[:, None], seen)
+        weights = routing.dense()[:, -1:].expand(len(tokens), -1, -1)
+        self.routing = self._cut(Routing(self.model.experts, weights))
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        """Go on with these texts alone."""
+        rows = rows.cpu()
+        self.rows.keep(rows)
+        self.choice, self.state = self.choice.keep(rows), select_rows(self.state, rows)
+        if self.routing is not None:
+            self.routing = Routing(self.model.experts, self.routing.dense()[rows])

@@ -1,0 +1,56 @@
+"""Merge: one set of weights. W' = W + sum_e w_e s_e B_e A_e for adapters, sum_e w_e theta_e for whole models."""
+
+from collections.abc import Mapping
+
+import torch
+
+from collegium.core.errors import RoutingError
+from collegium.core.protocols import Context, RouterRecipe, Shelf, Tokenizer
+from collegium.core.routing import BASE, Routing
+from collegium.models import Base
+
+TEXTLESS = ("uniform", "fixed", "cached_prior")
+"""Routers whose weights do not depend on the text: a merge is made before any text is seen."""
+
+
+def textless_weights(
+    recipe: RouterRecipe, experts: tuple[str, ...], *, shelf: Shelf | None, tokenizer: Tokenizer | None
+) -> dict[str, float]:
+    """Return the weights of a router that needs no text.
+
+    Raises RoutingError for any other: a merge is one set of weights for all texts.
+    """
+    if recipe.name not in TEXTLESS:
+        raise RoutingError(
+            f"merge makes one set of weights for all texts, so its router is one of {', '.join(TEXTLESS)}; "
+            f"got {recipe.name!r}. Use mix or ensemble to route by text."
+        )
+    router = recipe.bind(experts, shelf=shelf, tokenizer=tokenizer)
+    nothing = torch.full((1, 1), -1)
+    state = router.start(Context(nothing, torch.zeros(1, dtype=torch.long), None))
+    seen = torch.zeros(1, 1, len(router.experts)) if router.needs_likelihoods else None
+    routing, _ = router.step(state, nothing, seen)
+    return dict(zip(router.experts, routing.dense()[0, -1].tolist(), strict=True))
+
+
+def check_weights(weights: Mapping[str, float], known: tuple[str, ...]) -> dict[str, float]:
+    """Return the weights that are not zero; raises RoutingError on unknown names or values that are not finite."""
+    unknown = [name for name in weights if name not in known and name != BASE]
+    if unknown:
+        raise RoutingError(f"merge weights name {unknown}, the library has {list(known)}.")
+    values = torch.tensor(list(weights.values()) or [0.0])
+    if not torch.isfinite(values).all():
+        raise RoutingError(f"merge weights must be finite, got {dict(weights)}.")
+    return {name: float(weight) for name, weight in weights.items() if weight != 0 and name != BASE}
+
+
+def constant_routing(weights: Mapping[str, float]) -> Routing:
+    """Return merge weights as the one routing value, for reports; open unless they are a simplex."""
+    values = torch.tensor(list(weights.values()) or [1.0]).view(1, 1, -1)
+    simplex = bool((values >= 0).all()) and abs(float(values.sum()) - 1) < 1e-6
+    return Routing(tuple(weights) or (BASE,), values, kind="simplex" if simplex else "open")
+
+
+def fold(base: Base, keys: Mapping[str, str], weights: Mapping[str, float]) -> Base:
+    """Return a base of its own with the weighted adapters folded into its matrices; the rest is shared."""
+    return base.folded({keys[name]: weight for name, weight in weights.items()})

@@ -1,0 +1,34 @@
+"""What every command that computes can be told."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from collegium.core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Common:
+    """Seed and machine.
+
+    seed: whatever is drawn follows from it. device: auto, cpu, cuda or mps.
+    dtype: auto (bfloat16 where this processor is fast at it), float32 or bfloat16. threads: 0 = all cores.
+    """
+
+    seed: int = 0
+    """Whatever is drawn follows from this number."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    dtype: str = "auto"
+    """auto (bfloat16 where measured faster), float32 or bfloat16."""
+    threads: int = 0
+    """Processor threads; 0 takes all cores."""
+
+    def apply_threads(self) -> int:
+        """Set torch's threads and return how many; raises ConfigError below zero."""
+        if self.threads < 0:
+            raise ConfigError(f"--threads is 0 (all cores) or more, got {self.threads}.")
+        count = self.threads or os.cpu_count() or 1
+        torch.set_num_threads(count)
+        return count

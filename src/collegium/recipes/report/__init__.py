@@ -1,0 +1,21 @@
+"""One self-contained HTML page that shows what a build made."""
+
+from collegium.recipes.report.charts import (
+    bar_chart,
+    cost_chart,
+    expert_colours,
+    heat_map,
+    learning_curves,
+)
+from collegium.recipes.report.page import ColouredText, Report, render
+
+__all__ = [
+    "ColouredText",
+    "Report",
+    "bar_chart",
+    "cost_chart",
+    "expert_colours",
+    "heat_map",
+    "learning_curves",
+    "render",
+]

@@ -1,0 +1,72 @@
+"""The card a run leaves: what was run, with which settings, on what, with which result."""
+
+import dataclasses
+import datetime
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from collegium.core.cards import content_hash, to_json
+from collegium.core.files import write_text
+
+
+@dataclass(frozen=True)
+class RunCard:
+    """A finished run; `result` is what `--json` prints."""
+
+    command: str
+    config: dict[str, Any]
+    config_hash: str
+    result: dict[str, Any]
+    seconds: float
+    date: str
+    machine: str
+    versions: dict[str, str]
+
+
+def plain(value: Any) -> Any:  # noqa: ANN401 - any configuration value
+    """Return a configuration as plain JSON values."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {each.name: plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    if isinstance(value, dict):
+        return {key: plain(each) for key, each in value.items()}
+    return value
+
+
+def config_hash(command: str, config: Any) -> str:  # noqa: ANN401 - any dataclass
+    """Return ten characters that name a resolved configuration."""
+    return content_hash([command, plain(config)])[:10]
+
+
+def run_folder(command: str, config: Any, out: Path | None) -> Path:  # noqa: ANN401 - any dataclass
+    """Return where a run's report and resumable parts lie: `--out`, or runs/COMMAND-HASH."""
+    return out or Path("runs") / f"{command.replace(' ', '-')}-{config_hash(command, config)}"
+
+
+def make_card(command: str, config: Any, result: dict[str, Any], seconds: float) -> RunCard:  # noqa: ANN401
+    """Return the card of a run that has just ended."""
+    packages = {"torch": torch.__version__, "transformers": transformers.__version__, "collegium": version("collegium")}
+    return RunCard(
+        command=command,
+        config=plain(config),
+        config_hash=config_hash(command, config),
+        result=result,
+        seconds=round(seconds, 3),
+        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        machine=f"{platform.machine()} {platform.system()}, {torch.get_num_threads()} threads",
+        versions=packages,
+    )
+
+
+def save_card(card: RunCard, folder: Path) -> None:
+    """Write run.json into the run's folder."""
+    write_text(folder / "run.json", to_json(card))
