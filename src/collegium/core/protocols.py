@@ -10,6 +10,7 @@ from torch import Tensor
 from collegium.core.routing import Routing
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """The part of a transformers tokenizer that Collegium uses."""
 
@@ -22,6 +23,7 @@ class Tokenizer(Protocol):
         ...
 
 
+@runtime_checkable
 class Decoding(Protocol):
     """Texts being continued token by token; holds caches, one per row of the model.
 
@@ -114,6 +116,7 @@ RouterState = Any
 """A tree of values, never changed in place: tensors are batch-first, a list has one entry per text, tuples nest."""
 
 
+@runtime_checkable
 class PrefixRouter(Protocol):
     """Sees text and, where it needs them, each expert's running likelihoods; never looks ahead.
 
@@ -153,6 +156,7 @@ class PrefixRouter(Protocol):
         ...
 
 
+@runtime_checkable
 class Shelf(Protocol):
     """Where fitted routers lie: tensors and a card under a name (a library's `routers/` folder)."""
 
@@ -165,6 +169,7 @@ class Shelf(Protocol):
         ...
 
 
+@runtime_checkable
 class RouterRecipe(Protocol):
     """A router before it knows its experts: a frozen dataclass, as made by `collegium.routers.posterior()`."""
 

@@ -1,0 +1,279 @@
+"""The base model: a transformers decoder, unmodified, through which any number of experts can speak at once."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from collegium.core.cards import Fingerprint
+from collegium.core.errors import BaseModelError
+from collegium.core.protocols import Tokenizer
+from collegium.models.fingerprint import memory_fingerprint
+from collegium.models.rows import BASE_ROWS, Adapter, RowPlan
+from collegium.models.sites import block_sites, choose_sites, find_blocks, parse_layers
+from collegium.models.slots import Run, Slots
+from collegium.models.tail import check_tail, find_tail, log_probs, target_log_probs, target_nats
+
+if TYPE_CHECKING:
+    from collegium.models.decoding import BaseDecoding, RowDecoding
+
+
+class Base:
+    """A causal language model with named places for experts; is itself a `LanguageModel`.
+
+    name, source:   what it is called, and the sentence reports say about where it comes from.
+    fingerprint:    of the stored files; does not depend on dtype or device.
+    context_tokens: the longest text it reads, None when its configuration does not say.
+
+    Make one with `load_base` or `Base.from_model`. It serves one thread at a time.
+    """
+
+    def __init__(  # noqa: D107 - users come through `from_model` or `load_base`
+        self, model: nn.Module, tokenizer: Tokenizer | None, *, name: str, source: str, fingerprint: Fingerprint
+    ) -> None:
+        model.requires_grad_(False)
+        model.eval()
+        whole: Any = model
+        self.model: Any = model
+        self.tokenizer: Any = tokenizer
+        self.name, self.source, self.fingerprint = name, source, fingerprint
+        self.config: Any = whole.config.get_text_config()
+        self.inner: Any = whole.base_model
+        self.context_tokens: int | None = getattr(self.config, "max_position_embeddings", None)
+        self.blocks = find_blocks(self.inner, self.config.num_hidden_layers)
+        self.output = find_tail(whole, self.config)
+        self._sites = block_sites(model, self.blocks)
+        self._slots = Slots(model, self.blocks, self._sites)
+        check_tail(whole, self.inner, self.output)
+
+    @staticmethod
+    def from_model(
+        model: nn.Module,
+        tokenizer: Tokenizer | None = None,
+        *,
+        name: str,
+        source: str | None = None,
+        fingerprint: Fingerprint | None = None,
+    ) -> "Base":
+        """Return the base of a transformers causal language model in memory; its weights are frozen from here on.
+
+        Raises BaseModelError when the model is not a decoder whose output layer Collegium can compute by itself.
+        """
+        if not hasattr(model, "base_model") or not hasattr(model, "get_output_embeddings"):
+            raise BaseModelError(f"a base is a transformers causal language model, got {type(model).__name__}.")
+        return Base(
+            model,
+            tokenizer,
+            name=name,
+            source=source or f"{name} ({type(model).__name__}, in memory)",
+            fingerprint=fingerprint or memory_fingerprint(model, tokenizer),
+        )
+
+    @property
+    def vocab_size(self) -> int:
+        """The size of the vocab axis."""
+        return self.output.vocab_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
+        return next(self.model.parameters()).dtype
+
+    @property
+    def memory_bytes(self) -> int:
+        """The bytes of the weights and buffers."""
+        tensors = (*self.model.parameters(), *self.model.buffers())
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    @property
+    def attached(self) -> tuple[str, ...]:
+        """The names of the attached experts."""
+        return tuple(self._slots.adapters)
+
+    def linear_sites(
+        self, targets: Sequence[str] | str | None = None, layers: str | Sequence[int] = "all"
+    ) -> dict[str, tuple[int, int]]:
+        """Return module path -> (inputs, outputs) of the linear layers that targets and layers name.
+
+        targets: names as paths end (`q_proj`), a pattern for whole paths, or None for every linear layer in a block.
+        layers:  `all`, `top:K`, or block indices.
+
+        Raises ConfigError for names, patterns and layers that this base does not have.
+        """
+        return choose_sites(self._sites, targets, parse_layers(layers, len(self.blocks)))
+
+    def attach(self, name: str, adapter: Adapter) -> None:
+        """Make an expert speakable under a name, on first use installing its slots.
+
+        Raises NameTaken when another expert has the name, IncompatibleExpert when paths or shapes do not fit.
+        """
+        self._slots.attach(name, adapter)
+
+    def detach(self, name: str) -> None:
+        """Forget an expert; after the last one the model is as it was. Raises UnknownName."""
+        self._slots.detach(name)
+
+    def hidden(
+        self,
+        tokens: Int[Tensor, "batch seq"],
+        *,
+        lengths: Int[Tensor, " batch"] | None = None,
+        plan: RowPlan = BASE_ROWS,
+        segments: Int[Tensor, "batch seq"] | None = None,
+    ) -> Float[Tensor, "row seq hidden"]:
+        """Return the last hidden states of every row (groups x texts, group-major), with gradient where asked for.
+
+        segments: which document each token of a window belongs to; documents do not see each other.
+
+        Rows are causal and padded on the right, so `lengths` changes nothing that is read: what stands at padding is
+        not defined, and nothing else depends on it.
+        """
+        self.check_length(tokens.shape[1])
+        positions = None if segments is None else segment_positions(segments).to(self.device)
+        with self.running(plan, tokens.shape[0]) as run:
+            rows = self.inner(
+                input_ids=tokens.to(self.device), position_ids=positions, use_cache=False
+            ).last_hidden_state
+        return run.widen(rows)
+
+    def score_rows(
+        self,
+        tokens: Int[Tensor, "batch seq"],
+        *,
+        lengths: Int[Tensor, " batch"] | None = None,
+        plan: RowPlan = BASE_ROWS,
+        scored: Bool[Tensor, "batch seq"] | None = None,
+    ) -> Float[Tensor, "group batch seq"]:
+        """Return each token's log-probability given those before it, 0 at position 0, at padding and if not `scored`.
+
+        The output layer is computed only for what is scored, a chunk at a time.
+        """
+        with torch.no_grad():
+            hidden = self.hidden(tokens, plan=plan)
+            return self._per_token(hidden, tokens, self._read(tokens, lengths, scored), target_log_probs).view(
+                len(plan.groups), *tokens.shape
+            )
+
+    def logprobs_rows(
+        self,
+        tokens: Int[Tensor, "batch seq"],
+        *,
+        lengths: Int[Tensor, " batch"] | None = None,
+        plan: RowPlan = BASE_ROWS,
+    ) -> Float[Tensor, "group batch seq vocab"]:
+        """Return log p(next token | tokens up to here) at every position, for every group; not defined at padding."""
+        with torch.no_grad():
+            rows = log_probs(self.output, self.hidden(tokens, plan=plan))
+        return rows.view(len(plan.groups), *tokens.shape, self.vocab_size)
+
+    def token_nats(
+        self,
+        tokens: Int[Tensor, "batch seq"],
+        *,
+        lengths: Int[Tensor, " batch"] | None = None,
+        segments: Int[Tensor, "batch seq"] | None = None,
+        scored: Bool[Tensor, "batch seq"] | None = None,
+        plan: RowPlan = BASE_ROWS,
+    ) -> Float[Tensor, "row seq"]:
+        """Return each token's nats (-log p) with gradient, for every row; 0 where nothing is scored.
+
+        Not scored are position 0, padding, the first token of each segment, and what `scored` leaves out.
+        """
+        read = self._read(tokens, lengths, scored)
+        if segments is not None:
+            read[:, 1:] &= (segments[:, 1:] == segments[:, :-1]).to(read.device)
+            read &= (segments >= 0).to(read.device)
+        return self._per_token(self.hidden(tokens, plan=plan, segments=segments), tokens, read, target_nats)
+
+    def open_rows(self, prompts: Sequence[Sequence[int]], plan: RowPlan = BASE_ROWS) -> "RowDecoding":
+        """Return a cached decoding that continues every prompt in every group of the plan."""
+        from collegium.models.decoding import RowDecoding
+
+        return RowDecoding(self, prompts, plan)
+
+    def logprobs(
+        self,
+        tokens: Int[Tensor, "batch seq"],
+        *,
+        lengths: Int[Tensor, " batch"] | None = None,
+        context: int | Int[Tensor, " batch"] = 1,
+    ) -> Float[Tensor, "batch seq vocab"]:
+        """Return log p(next token | tokens up to here) of the base alone; a base reads no context."""
+        return self.logprobs_rows(tokens)[0]
+
+    def score(
+        self,
+        tokens: Int[Tensor, "batch seq"],
+        *,
+        lengths: Int[Tensor, " batch"] | None = None,
+        context: int | Int[Tensor, " batch"] = 1,
+    ) -> Float[Tensor, "batch seq"]:
+        """Return each token's log-probability under the base alone; 0 for i < context and for padding."""
+        return self.score_rows(tokens, lengths=lengths, scored=after_context(tokens, context))[0]
+
+    def open(self, prompts: Sequence[Sequence[int]]) -> "BaseDecoding":
+        """Return a decoding that continues the prompts with the base alone."""
+        from collegium.models.decoding import BaseDecoding
+
+        return BaseDecoding(self.open_rows(prompts))
+
+    @contextmanager
+    def running(self, plan: RowPlan, texts: int, *, first: int | None = None) -> Iterator[Run]:
+        """Let the model follow a plan inside the `with`; for the row executor, not for users."""
+        with self._slots.running(plan, texts, dtype=self.dtype, first=first) as run:
+            yield run
+
+    def check_length(self, tokens: int) -> None:
+        """Raise BaseModelError when a text is longer than this base reads."""
+        if self.context_tokens is not None and tokens > self.context_tokens:
+            raise BaseModelError(
+                f"{self.name} reads at most {self.context_tokens} tokens, got {tokens}; cut the text or the window."
+            )
+
+    def _read(self, tokens: Tensor, lengths: Tensor | None, scored: Tensor | None) -> Tensor:
+        """Return which tokens are scored: not the first, not padding, not what is left out."""
+        place = torch.arange(tokens.shape[1], device=self.device)
+        read = (place > 0).expand(tokens.shape).clone()
+        if lengths is not None:
+            read &= place < lengths.to(self.device)[:, None]
+        return read if scored is None else read & scored.to(self.device)
+
+    def _per_token(self, hidden: Tensor, tokens: Tensor, read: Tensor, values: Any) -> Tensor:  # noqa: ANN401
+        """Return what `values` says about each read token, given the hidden state before it; 0 elsewhere."""
+        groups = hidden.shape[0] // tokens.shape[0]
+        targets = tokens.to(self.device)[:, 1:][read[:, 1:]].repeat(groups)
+        read = read.repeat(groups, 1)
+        out = torch.zeros(read.shape, device=self.device)
+        return out.masked_scatter(read, values(self.output, hidden[:, :-1][read[:, 1:]], targets))
+
+
+def segment_positions(segments: Int[Tensor, "batch seq"]) -> Int[Tensor, "batch seq"]:
+    """Return each token's position inside its own document.
+
+    >>> segment_positions(torch.tensor([[0, 0, 0, 1, 1, -1]]))
+    tensor([[0, 1, 2, 0, 1, 0]])
+    """
+    place = torch.arange(segments.shape[1], device=segments.device).expand(segments.shape)
+    starts = torch.ones_like(segments, dtype=torch.bool)
+    starts[:, 1:] = segments[:, 1:] != segments[:, :-1]
+    return place - torch.where(starts, place, 0).cummax(-1).values
+
+
+def after_context(tokens: Int[Tensor, "batch seq"], context: int | Int[Tensor, " batch"]) -> Bool[Tensor, "batch seq"]:
+    """Return which positions lie behind the context, one context for all rows or one per row.
+
+    >>> after_context(torch.zeros(2, 3, dtype=torch.long), torch.tensor([1, 2]))
+    tensor([[False,  True,  True],
+            [False, False,  True]])
+    """
+    place = torch.arange(tokens.shape[1], device=tokens.device)
+    limit = context.to(tokens.device)[:, None] if isinstance(context, Tensor) else context
+    return (place >= limit).expand(tokens.shape)

@@ -1,0 +1,100 @@
+"""Where experts can sit in a transformers decoder: its blocks, and the linear layers inside them."""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import nn
+
+from collegium.core.errors import BaseModelError, ConfigError
+from collegium.core.tables import nearest
+
+
+def find_blocks(inner: nn.Module, layers: int) -> nn.ModuleList:
+    """Return the decoder's list of blocks: the outermost module list with one entry per layer."""
+    lists = [
+        (path.count("."), module)
+        for path, module in inner.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == layers
+    ]
+    if not lists:
+        raise BaseModelError(
+            f"{type(inner).__name__} has no module list of {layers} blocks; use a base whose blocks are one."
+        )
+    return min(lists, key=lambda pair: pair[0])[1]
+
+
+def linear_shape(module: nn.Module) -> tuple[int, int] | None:
+    """Return (inputs, outputs) of a linear layer or of GPT-2's `Conv1D`, None for any other module."""
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    if type(module).__name__ == "Conv1D" and hasattr(module, "nf"):
+        rows, columns = module.weight.shape  # pyright: ignore[reportGeneralTypeIssues, reportAttributeAccessIssue]
+        return int(rows), int(columns)
+    return None
+
+
+def block_sites(model: nn.Module, blocks: nn.ModuleList) -> dict[str, tuple[int, tuple[int, int]]]:
+    """Return module path -> (block index, (inputs, outputs)) of every linear layer inside the blocks."""
+    prefix = next(path for path, module in model.named_modules() if module is blocks)
+    sites = {}
+    for index, block in enumerate(blocks):
+        for path, module in block.named_modules():
+            shape = linear_shape(module)
+            if shape is not None:
+                sites[f"{prefix}.{index}.{path}"] = (index, shape)
+    return sites
+
+
+def parse_layers(layers: Any, count: int) -> frozenset[int]:  # noqa: ANN401 - checked here
+    """Return the block indices that `all`, `top:K` or a list of indices names.
+
+    >>> sorted(parse_layers("top:2", 5))
+    [3, 4]
+    """
+    if layers == "all":
+        return frozenset(range(count))
+    if isinstance(layers, str) and (match := re.fullmatch(r"top:([1-9]\d*)", layers)):
+        top = int(match[1])
+        if top <= count:
+            return frozenset(range(count - top, count))
+        raise ConfigError(f"this base has {count} layers, so `top:{top}` is too many; use at most `top:{count}`.")
+    if not isinstance(layers, str) and isinstance(layers, Iterable):
+        chosen = frozenset(int(layer) for layer in layers)
+        if chosen and chosen <= set(range(count)):
+            return chosen
+    raise ConfigError(f"layers are `all`, `top:K` or indices from 0 to {count - 1}, got {layers!r}.")
+
+
+def choose_sites(
+    sites: dict[str, tuple[int, tuple[int, int]]], targets: Sequence[str] | str | None, layers: frozenset[int]
+) -> dict[str, tuple[int, int]]:
+    """Return path -> (inputs, outputs) of the sites in these layers that the targets name.
+
+    A list holds module names as they end (`q_proj`), a string is a pattern for the whole path, None means all.
+    """
+    within = {path: shape for path, (layer, shape) in sites.items() if layer in layers}
+    if targets is None:
+        return within
+    if isinstance(targets, str):
+        pattern = _compile(targets)
+        chosen = {path: shape for path, shape in within.items() if pattern.fullmatch(path)}
+        if not chosen:
+            raise ConfigError(f"the pattern {targets!r} matches no linear layer; one is called {next(iter(sites))!r}.")
+        return chosen
+    leaves = sorted({path.rpartition(".")[2] for path in sites})
+    for target in targets:
+        if not any(path == target or path.endswith(f".{target}") for path in within):
+            raise ConfigError(f"no linear layer is called {target!r}. {nearest(target, leaves)}")
+    return {
+        path: shape
+        for path, shape in within.items()
+        if any(path == target or path.endswith(f".{target}") for target in targets)
+    }
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(f"targets {pattern!r} is not a regular expression: {error}.") from error

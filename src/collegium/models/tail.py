@@ -1,0 +1,134 @@
+"""The output layer, applied to hidden states in chunks and only where somebody reads."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from collegium.core.errors import BaseModelError
+
+_CHUNK_NUMBERS = 2**24
+"""Logits held at once; 64 MB in float32."""
+_PROBE = (1, 2, 3, 0)
+_PROBE_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
+
+
+@dataclass(frozen=True, eq=False)
+class Tail:
+    """What a base does to its last hidden states: a linear layer, a factor, a soft cap."""
+
+    layer: nn.Module
+    vocab_size: int
+    factor: float = 1.0
+    cap: float | None = None
+
+    def __call__(self, hidden: Float[Tensor, "*rows hidden"]) -> Float[Tensor, "*rows vocab"]:
+        """Return the logits in float32."""
+        logits = self.layer(hidden)
+        if self.factor != 1.0:
+            logits = logits * self.factor
+        if self.cap is not None:
+            logits = torch.tanh(logits / self.cap) * self.cap
+        return logits.float()
+
+    @property
+    def chunk(self) -> int:
+        """How many positions are computed at once."""
+        return max(1, _CHUNK_NUMBERS // self.vocab_size)
+
+
+def find_tail(model: Any, config: Any) -> Tail:  # noqa: ANN401 - a transformers model and its configuration
+    """Return the model's tail; raises BaseModelError when it has no output layer."""
+    layer = model.get_output_embeddings()
+    if layer is None:
+        raise BaseModelError(
+            f"{type(model).__name__} has no output layer over a vocabulary; load a causal language model."
+        )
+    cap = getattr(config, "final_logit_softcapping", None)
+    factor = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
+    return Tail(layer, int(layer.weight.shape[0]), factor, None if cap is None else float(cap))
+
+
+def check_tail(model: Any, inner: Any, tail: Tail) -> None:  # noqa: ANN401 - transformers models
+    """Raise BaseModelError unless the tail gives the model's own logits on four tokens."""
+    probe = torch.tensor([_PROBE], device=tail.layer.weight.device)  # pyright: ignore[reportArgumentType]
+    with torch.no_grad():
+        own = model(input_ids=probe, use_cache=False).logits.float()
+        ours = tail(inner(input_ids=probe, use_cache=False).last_hidden_state)
+    tolerance = _PROBE_TOLERANCE.get(next(model.parameters()).dtype, 5e-2) * max(1.0, float(own.abs().max()))
+    gap = float((own - ours).abs().max())
+    if not gap <= tolerance:
+        raise BaseModelError(
+            f"{type(model).__name__} does more to its logits than Collegium knows (a linear layer, a factor, a soft "
+            f"cap): they differ by {gap:.2g} on a probe. Use a base of another architecture."
+        )
+
+
+@torch.no_grad()
+def target_log_probs(
+    tail: Tail, hidden: Float[Tensor, "position hidden"], targets: Int[Tensor, " position"]
+) -> Float[Tensor, " position"]:
+    """Return log p(target) at each position, float32, holding a chunk of logits at a time."""
+    parts = [
+        _chunk_log_probs(tail, part, goal)
+        for part, goal in zip(hidden.split(tail.chunk), targets.split(tail.chunk), strict=True)
+    ]
+    return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
+
+
+def _chunk_log_probs(tail: Tail, hidden: Tensor, targets: Tensor) -> Tensor:
+    return -nn.functional.cross_entropy(tail(hidden), targets, reduction="none")
+
+
+def log_probs(tail: Tail, hidden: Float[Tensor, "*rows hidden"]) -> Float[Tensor, "*rows vocab"]:
+    """Return log p(. | so far) at each position, float32."""
+    flat = hidden.reshape(-1, hidden.shape[-1])
+    out = torch.empty(flat.shape[0], tail.vocab_size, device=hidden.device)
+    for start in range(0, flat.shape[0], tail.chunk):
+        part = slice(start, start + tail.chunk)
+        torch.log_softmax(tail(flat[part]), -1, out=out[part])
+    return out.view(*hidden.shape[:-1], tail.vocab_size)
+
+
+def target_nats(
+    tail: Tail, hidden: Float[Tensor, "position hidden"], targets: Int[Tensor, " position"]
+) -> Float[Tensor, " position"]:
+    """Return -log p(target) with gradient, holding a chunk of logits at a time.
+
+    Each number depends on its own hidden state alone, so the derivative is taken on the way forward and only
+    multiplied on the way back: no logits are kept. A tail that is trained itself is computed plainly.
+    """
+    if not torch.is_grad_enabled() or any(weight.requires_grad for weight in tail.layer.parameters()):
+        parts = [
+            -_chunk_log_probs(tail, part, goal)
+            for part, goal in zip(hidden.split(tail.chunk), targets.split(tail.chunk), strict=True)
+        ]
+        return torch.cat(parts) if parts else hidden.float().sum(-1)
+    return _FrozenTail.apply(hidden, targets, tail)  # pyright: ignore[reportReturnType]
+
+
+class _FrozenTail(torch.autograd.Function):
+    """-log p(target) through a frozen output layer."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, targets: Tensor, tail: Tail) -> Tensor:  # noqa: ANN401 - torch's context
+        nats = torch.empty(hidden.shape[0], device=hidden.device)
+        slopes = torch.empty_like(hidden)
+        for start in range(0, hidden.shape[0], tail.chunk):
+            rows = slice(start, start + tail.chunk)
+            with torch.enable_grad():
+                part = hidden[rows].detach().requires_grad_()
+                values = -_chunk_log_probs(tail, part, targets[rows])
+            (slopes[rows],) = torch.autograd.grad(values, part, torch.ones_like(values))
+            nats[rows] = values.detach()
+        ctx.save_for_backward(slopes)
+        return nats
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # noqa: ANN401  # pyright: ignore[reportIncompatibleMethodOverride]
+        (slopes,) = ctx.saved_tensors
+        return slopes * grad_outputs[0][:, None].to(slopes.dtype), None, None

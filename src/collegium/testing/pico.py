@@ -1,0 +1,150 @@
+"""PicoLlama: a byte-level toy base that is trained in seconds, and random bases of other architectures for laws."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from collegium.core.randomness import derive_seed, generator
+from collegium.models import Base, LoraWeights
+
+SPECIAL_TOKENS = ("<|im_start|>", "<|im_end|>")
+VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)
+ARCHITECTURES = ("llama", "gpt2", "gpt_neox", "qwen3", "gemma3")
+
+_CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+_SHAPE: Mapping[str, Any] = {
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 512,
+    "bos_token_id": 256,
+    "eos_token_id": 257,
+    "pad_token_id": None,
+}
+
+
+def byte_tokenizer() -> Any:  # noqa: ANN401 - a transformers tokenizer
+    """Return a transformers tokenizer whose ids are the bytes of UTF-8, with `<|im_start|>` and `<|im_end|>` behind."""
+    from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
+    from tokenizers.models import BPE
+    from transformers import PreTrainedTokenizerFast
+
+    vocab = {character: byte for byte, character in enumerate(_byte_characters())}
+    tokenizer = Tokenizer(BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)  # pyright: ignore[reportAttributeAccessIssue]
+    tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL_TOKENS])
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=SPECIAL_TOKENS[0], eos_token=SPECIAL_TOKENS[1]
+    )
+    wrapped.chat_template = _CHAT_TEMPLATE
+    return wrapped
+
+
+def pico_base(seed: int = 0) -> Base:
+    """Return a byte-level Llama with random weights: width 64, 2 layers.
+
+    >>> pico_base().tokenizer.encode("To be")
+    [84, 111, 32, 98, 101]
+    """
+    return Base.from_model(
+        _random_model("llama", seed),
+        byte_tokenizer(),
+        name="pico",
+        source=f"PicoLlama, a byte-level toy with random weights (seed {seed})",
+    )
+
+
+def train_pico(
+    texts: Sequence[str], *, steps: int = 200, batch: int = 16, window_tokens: int = 64, seed: int = 0
+) -> Base:
+    """Return a PicoLlama trained on these texts; 200 steps take some seconds and bring 5.5 nats a byte to about 2."""
+    base = pico_base(seed)
+    model = base.model.requires_grad_(True)
+    text = torch.tensor(list("\n\n".join(texts).encode()))
+    if len(text) <= window_tokens:
+        text = text.repeat(window_tokens // max(1, len(text)) + 2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    draw = generator(seed, "pico windows")
+    for _ in range(steps):
+        starts = torch.randint(len(text) - window_tokens, (batch,), generator=draw)
+        windows = text[starts[:, None] + torch.arange(window_tokens)]
+        loss = base.token_nats(windows)[:, 1:].mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    return Base.from_model(
+        model, base.tokenizer, name="pico", source=f"PicoLlama, a byte-level toy trained for {steps} steps"
+    )
+
+
+def random_base(architecture: str, seed: int = 0) -> Base:
+    """Return a tiny random base without tokenizer: `llama`, `gpt2`, `gpt_neox`, `qwen3` or `gemma3`.
+
+    gemma3 alternates sliding windows of 8 tokens with full attention and caps its logits softly.
+    """
+    return Base.from_model(
+        _random_model(architecture, seed), name=f"random-{architecture}", source=f"a random tiny {architecture}"
+    )
+
+
+def random_adapter(
+    base: Base,
+    seed: int = 0,
+    *,
+    rank: int = 4,
+    targets: Sequence[str] | str | None = None,
+    layers: str | Sequence[int] = "all",
+    scale: float = 0.5,
+) -> dict[str, LoraWeights]:
+    """Return a random expert for a base, strong enough to be seen in every log-probability."""
+    draw = generator(seed, "random adapter")
+    return {
+        path: LoraWeights(
+            torch.randn(rank, inputs, generator=draw) / inputs**0.5,
+            torch.randn(outputs, rank, generator=draw) / rank**0.5,
+            scale,
+        )
+        for path, (inputs, outputs) in base.linear_sites(targets, layers).items()
+    }
+
+
+def _random_model(architecture: str, seed: int) -> Any:  # noqa: ANN401 - a transformers model
+    from transformers import AutoModelForCausalLM
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "random base", architecture))
+        return AutoModelForCausalLM.from_config(_config(architecture))
+
+
+def _config(architecture: str) -> Any:  # noqa: ANN401 - a transformers configuration
+    import transformers
+
+    grouped = {"num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 128, "tie_word_embeddings": True}
+    windows = {
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "final_logit_softcapping": 5.0,
+        "query_pre_attn_scalar": 16,
+    }
+    configs = {
+        "llama": lambda: transformers.LlamaConfig(**_SHAPE, **grouped),
+        "gpt2": lambda: transformers.GPT2Config(**_SHAPE),
+        "gpt_neox": lambda: transformers.GPTNeoXConfig(**_SHAPE, intermediate_size=128),
+        "qwen3": lambda: transformers.Qwen3Config(**_SHAPE, **grouped),
+        "gemma3": lambda: transformers.Gemma3TextConfig(**_SHAPE, **grouped, **windows),
+    }
+    return configs[architecture]()
+
+
+def _byte_characters() -> list[str]:
+    """Return the printable character that byte-level tokenizers write for each byte (GPT-2's table)."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    hidden = [byte for byte in range(256) if byte not in printable]
+    return [chr(byte) if byte in printable else chr(256 + hidden.index(byte)) for byte in range(256)]
