@@ -1,0 +1,80 @@
+"""The page docs/claims.md, written from the ledger and its results."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import get_args
+
+from collegium.claims.ledger import LEDGER, Claim, Part, Scale, SourceOfClaim, read_ledger
+from collegium.claims.results import RESULTS, PartResult, Result, read_results
+from collegium.claims.verdict import VERDICTS
+
+_HEAD = """# Claims
+
+This page is written from the ledger (`src/collegium/claims/ledger/`) and its results (`src/collegium/claims/results/`)
+by `make docs`; a test compares it. Each claim was committed before its run. The verdict comes from the 95 % interval
+(Student's t over seeds) of a paired difference: **holds** if the whole interval lies beyond the margin, **fails** if the
+whole of it lies on the other side, else **not shown**; a claim of several parts holds if all of them hold and fails if
+one fails. *Exact* claims are laws: they hold if the law holds on every seed. A claim that fails stays here with an
+analysis; nothing is tuned until it passes.
+
+Scales: *exact* a law; *toy* bigram languages and pico models; *small* the default base (134.5 M parameters) with LoRA
+experts on a reduced budget; *paper* the paper's own size. Sources: *abstract* the paper's abstract or a summary of it;
+*paper* its text or official code; *memory* our memory of the paper; *ours* derived by us.
+"""
+
+
+def claims_page(claims: tuple[Claim, ...], results: Mapping[str, Result]) -> str:
+    """Return the page: totals by source and scale, then every claim with its numbers, command and date."""
+    state = {claim.key: results[claim.key].verdict if claim.key in results else "not run" for claim in claims}
+    by_source = _totals("source", get_args(SourceOfClaim), [(claim.source, state[claim.key]) for claim in claims])
+    by_scale = _totals("scale", get_args(Scale), [(claim.scale, state[claim.key]) for claim in claims])
+    sections = [_section(claim, results.get(claim.key)) for claim in claims]
+    return "\n".join([_HEAD, "## Totals\n", *by_source, "", *by_scale, "", "## The claims\n", *sections]).rstrip() + "\n"
+
+
+def current_page(*, ledger: Path = LEDGER, results: Path = RESULTS) -> str:
+    """Return the page as it should be now."""
+    return claims_page(read_ledger(ledger), read_results(results))
+
+
+def _totals(what: str, options: Iterable[str], seen: list[tuple[str, str]]) -> list[str]:
+    columns = (*VERDICTS, "not run")
+    count = Counter(seen)
+    lines = [f"| {what} | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}"]
+    for option in options:
+        if any(name == option for name, _ in seen):
+            lines.append(f"| {option} | {' | '.join(str(count[option, column]) for column in columns)} |")
+    return lines
+
+
+def _section(claim: Claim, result: Result | None) -> str:
+    verdict = result.verdict if result else "not run"
+    lines = [
+        f"### {claim.id} ({claim.scale}): {verdict}\n",
+        f"{claim.statement}\n",
+        f"Source: {claim.source}; fidelity: {claim.fidelity}; seeds: {len(claim.seeds)}. Tuning: {claim.tuning}\n",
+        "| measured | unit | must be | mean | 95 % interval | verdict |",
+        "|---|---|---|---|---|---|",
+    ]
+    measured = {part.metric: part for part in result.parts} if result else {}
+    lines += [_part_row(part, measured.get(part.metric)) for part in claim.parts]
+    if result is None:
+        return "\n".join([*lines, "\nNot run.\n"])
+    lines.append(f"\n`{result.command}`, {result.date}, {result.seconds:.0f} s on {result.machine}.\n")
+    if result.analysis:
+        lines.append(f"Analysis: {result.analysis}\n")
+    if result.earlier:
+        history = ", ".join(f"{each['date']} {each['verdict']}" for each in result.earlier)
+        lines.append(f"Earlier runs: {history}.\n")
+    return "\n".join(lines)
+
+
+def _part_row(part: Part, found: PartResult | None) -> str:
+    rule = f"at most {part.margin:g}" if part.direction == "law" else f"{part.direction} {part.margin:g}"
+    if found is None:
+        return f"| {part.says} | {part.unit} | {rule} | - | - | not run |"
+    if part.direction == "law":
+        return f"| {part.says} | {part.unit} | {rule} | {max(found.values):.4g} (largest) | - | {found.verdict} |"
+    bounds = "without bound" if found.low is None or found.high is None else f"{found.low:.4g} to {found.high:.4g}"
+    return f"| {part.says} | {part.unit} | {rule} | {found.estimate:.4g} | {bounds} | {found.verdict} |"

@@ -1,0 +1,53 @@
+"""What a figure was measured on."""
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+import torch
+
+
+def machine_line() -> str:
+    """Return one line: processor, cores, threads, memory, accelerator, system, Python and torch."""
+    memory = psutil.virtual_memory().total / 2**30
+    accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else "no accelerator"
+    return (
+        f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {memory:.0f} GiB, {accelerator}, "
+        f"{platform.system()} {platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}"
+    )
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the installed version of each package, `absent` where there is none.
+
+    >>> versions(["no-such-package"])
+    {'no-such-package': 'absent'}
+    """
+    found = {}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "absent"
+    return found
+
+
+def today() -> str:
+    """Return the date in UTC: 2026-01-31."""
+    return datetime.now(UTC).date().isoformat()
+
+
+def resident_bytes() -> int:
+    """Return how much memory this process holds at the moment."""
+    return psutil.Process().memory_info().rss
+
+
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown processor"
