@@ -126,3 +126,25 @@ def cached_prior(scores: Float[Tensor, "sequence seq expert"], *, rate: float = 
         last = posterior(share.log(), row).exp()
         share = (1 - rate) * share + rate * last
     return share.log()
+
+
+def unseen_domains(world: World) -> tuple[tuple[Sequences, Sequences], tuple[Sequences, Sequences]]:
+    """Return dev and test sequences of a blend of the first two domains and of a patchwork of the next two."""
+    return _blend(world), _patchwork(world)
+
+
+def _blend(world: World) -> tuple[Sequences, Sequences]:
+    """Return dev and test of a language half way between the first two domains."""
+    table = (world.tables[0] + world.tables[1]) / 2
+    drawn = [sample(table, SEQUENCES, generator=generator(world.seed, "blend", split)) for split in ("dev", "test")]
+    return drawn[0], drawn[1]
+
+
+def _patchwork(world: World) -> tuple[Sequences, Sequences]:
+    """Return dev and test of texts whose first half is of the third domain and whose second half of the fourth."""
+    half, drawn = TOKENS // 2, []
+    for split in ("dev", "test"):
+        drawing = generator(world.seed, "patchwork", split)
+        first = sample(world.tables[2], SEQUENCES, generator=drawing, tokens=half)
+        drawn.append(continue_sample(world.tables[3], first, half, drawing))
+    return drawn[0], drawn[1]

@@ -30,7 +30,9 @@ def claims_page(claims: tuple[Claim, ...], results: Mapping[str, Result]) -> str
     by_source = _totals("source", get_args(SourceOfClaim), [(claim.source, state[claim.key]) for claim in claims])
     by_scale = _totals("scale", get_args(Scale), [(claim.scale, state[claim.key]) for claim in claims])
     sections = [_section(claim, results.get(claim.key)) for claim in claims]
-    return "\n".join([_HEAD, "## Totals\n", *by_source, "", *by_scale, "", "## The claims\n", *sections]).rstrip() + "\n"
+    return (
+        "\n".join([_HEAD, "## Totals\n", *by_source, "", *by_scale, "", "## The claims\n", *sections]).rstrip() + "\n"
+    )
 
 
 def current_page(*, ledger: Path = LEDGER, results: Path = RESULTS) -> str:

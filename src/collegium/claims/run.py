@@ -71,7 +71,9 @@ def run_claims(
             continue
         experiment = experiments.get(claim.experiment)
         if experiment is None:
-            raise ConfigError(f"{claim.key}: no experiment {claim.experiment!r}. {nearest(claim.experiment, experiments)}")
+            raise ConfigError(
+                f"{claim.key}: no experiment {claim.experiment!r}. {nearest(claim.experiment, experiments)}"
+            )
         runner = _Runner(experiment, folder / claim.experiment, stop_at, progress)
         done = runner.seeds(claim.seeds)
         if done is None:
@@ -96,7 +98,9 @@ def choose_claims(claims: tuple[Claim, ...], ids: Iterable[str], scale: str | No
     )
     if not chosen:
         scales = sorted({claim.scale for claim in claims if not wanted or claim.id in wanted})
-        raise ConfigError(f"no claim of scale {scale!r} among {', '.join(wanted) or 'all'}; scales: {', '.join(scales)}.")
+        raise ConfigError(
+            f"no claim of scale {scale!r} among {', '.join(wanted) or 'all'}; scales: {', '.join(scales)}."
+        )
     return chosen
 
 

@@ -69,7 +69,7 @@ def unseen(world: World, experts: list[Tensor], dense: Tensor) -> dict[str, floa
     Best single expert and kind of prior (equal, or cached over the dev sequences) are chosen on dev sequences.
     """
     over_best, over_dense = [], []
-    for dev, test in (_blend(world), _patchwork(world)):
+    for dev, test in bigrams.unseen_domains(world):
         seen, scores = bigrams.score(experts, dev), bigrams.score(experts, test)
         priors = [bigrams.uniform_prior(len(experts)), bigrams.cached_prior(seen)]
         prior = min(priors, key=lambda each: bigrams.nats(bigrams.ensemble(seen, each)))
@@ -80,35 +80,13 @@ def unseen(world: World, experts: list[Tensor], dense: Tensor) -> dict[str, floa
     return {"best_single_minus_ensemble": sum(over_best) / 2, "dense_minus_ensemble_unseen": sum(over_dense) / 2}
 
 
-def _blend(world: World) -> tuple[Tensor, Tensor]:
-    """Return dev and test of a language half way between the first two domains."""
-    table = (world.tables[0] + world.tables[1]) / 2
-    drawn = [
-        bigrams.sample(table, bigrams.SEQUENCES, generator=generator(world.seed, "blend", split))
-        for split in ("dev", "test")
-    ]
-    return drawn[0], drawn[1]
-
-
-def _patchwork(world: World) -> tuple[Tensor, Tensor]:
-    """Return dev and test of texts whose first half is of the third domain and whose second half of the fourth."""
-    half, drawn = bigrams.TOKENS // 2, []
-    for split in ("dev", "test"):
-        drawing = generator(world.seed, "patchwork", split)
-        first = bigrams.sample(world.tables[2], bigrams.SEQUENCES, generator=drawing, tokens=half)
-        drawn.append(bigrams.continue_sample(world.tables[3], first, half, drawing))
-    return drawn[0], drawn[1]
-
-
 def removal(world: World, experts: list[Tensor]) -> dict[str, float]:
     """Return M5's numbers in nats a token: least rise on the removed domain, largest change on the others."""
     rises, changes = [], []
     for gone in range(world.size):
         left = [expert for number, expert in enumerate(experts) if number != gone]
         for domain, test in enumerate(world.test):
-            before = bigrams.nats(
-                bigrams.ensemble(bigrams.score(experts, test), bigrams.uniform_prior(len(experts)))
-            )
+            before = bigrams.nats(bigrams.ensemble(bigrams.score(experts, test), bigrams.uniform_prior(len(experts))))
             after = bigrams.nats(bigrams.ensemble(bigrams.score(left, test), bigrams.uniform_prior(len(left))))
             (rises if domain == gone else changes).append(after - before)
     return {"rise_on_removed": min(rises), "change_on_others": max(abs(change) for change in changes)}
