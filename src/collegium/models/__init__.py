@@ -2,17 +2,26 @@
 
 from collegium.models.base import Base, after_context, segment_positions
 from collegium.models.decoding import BaseDecoding, RowDecoding
+from collegium.models.device import Machine, choose_device, choose_dtype, inspect_machine, memory_errors
 from collegium.models.rows import BASE_ROWS, Adapter, Group, LoraWeights, RowPlan
+from collegium.models.sources import BASES, load_base
 
 __all__ = [
+    "BASES",
     "BASE_ROWS",
     "Adapter",
     "Base",
     "BaseDecoding",
     "Group",
     "LoraWeights",
+    "Machine",
     "RowDecoding",
     "RowPlan",
     "after_context",
+    "choose_device",
+    "choose_dtype",
+    "inspect_machine",
+    "load_base",
+    "memory_errors",
     "segment_positions",
 ]

@@ -1,0 +1,131 @@
+"""Where and in which numbers a base runs; measured, not guessed."""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+from collegium.core.cache import cache_folder
+from collegium.core.errors import ConfigError, ResourceError
+from collegium.core.files import write_text
+from collegium.core.machine import machine_line, versions
+from collegium.core.tables import nearest
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_WORTH_IT = 1.2
+"""bfloat16 costs exactness, so it must be this much faster to be chosen."""
+_SHAPE = (512, 576, 1536)
+_REPEATS = 5
+_OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "bad alloc")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What `doctor` tells: the machine in one line, its parts, and how fast it multiplies in each dtype.
+
+    gigaflops: dtype -> 10^9 multiplications and additions a second, measured once and cached.
+    """
+
+    line: str
+    device: str
+    cores: int
+    threads: int
+    memory_bytes: int
+    free_memory_bytes: int
+    gigaflops: dict[str, float]
+    dtype: str
+    versions: dict[str, str]
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device that `auto`, `cpu`, `cuda` or `mps` means here; raises ConfigError when it is not there."""
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return torch.device(next(device for device in ("cuda", "mps", "cpu") if there[device]))
+    if name not in there:
+        raise ConfigError(f"a device is one of {', '.join(DEVICES)}, got {name!r}. {nearest(name, DEVICES)}")
+    if not there[name]:
+        raise ConfigError(f"this machine has no {name} device that torch can use; run with --device cpu or auto.")
+    return torch.device(name)
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Return the dtype that a name means; `auto` is bfloat16 where a measured product is at least 1.2 times faster."""
+    if name == "auto":
+        speed = dtype_speeds(device)
+        name = "bfloat16" if speed["bfloat16"] >= _WORTH_IT * speed["float32"] else "float32"
+    if name not in DTYPES:
+        raise ConfigError(
+            f"a dtype is one of auto, {', '.join(DTYPES)}, got {name!r}. {nearest(name, ['auto', *DTYPES])}"
+        )
+    return DTYPES[name]
+
+
+def dtype_speeds(device: torch.device, *, again: bool = False) -> dict[str, float]:
+    """Return dtype -> gigaflops of a matrix product as in a small model; measured once per machine and threads."""
+    processor = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
+    key = (
+        f"{device.type}|{processor}|{os.cpu_count()} cores|{torch.get_num_threads()} threads|torch {torch.__version__}"
+    )
+    note = cache_folder() / "speed.json"
+    try:
+        known = json.loads(note.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        known = {}
+    if again or key not in known:
+        known[key] = {name: _gigaflops(dtype, device) for name, dtype in DTYPES.items()}
+        write_text(note, json.dumps(known, indent=2, sort_keys=True))
+    return known[key]
+
+
+def inspect_machine(device: str = "auto") -> Machine:
+    """Return what this machine is and which dtype `auto` chooses on it."""
+    place = choose_device(device)
+    memory = psutil.virtual_memory()
+    return Machine(
+        line=machine_line(),
+        device=str(place),
+        cores=os.cpu_count() or 1,
+        threads=torch.get_num_threads(),
+        memory_bytes=memory.total,
+        free_memory_bytes=memory.available,
+        gigaflops=dtype_speeds(place),
+        dtype=str(choose_dtype("auto", place)).removeprefix("torch."),
+        versions=versions(["torch", "transformers", "tokenizers", "safetensors", "numpy"]),
+    )
+
+
+@contextmanager
+def memory_errors(flag: str) -> Iterator[None]:
+    """Turn exhausted memory into a ResourceError that names the flag to lower, as in `memory_errors("--batch")`."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(sign in str(error).lower() for sign in _OUT_OF_MEMORY):
+            raise
+        free = psutil.virtual_memory().available / 2**30
+        raise ResourceError(
+            f"memory is exhausted ({free:.1f} GiB free of main memory): lower {flag} and run again; what was finished "
+            "before is kept."
+        ) from error
+
+
+def _gigaflops(dtype: torch.dtype, device: torch.device) -> float:
+    """Return the best speed of a few products; the first one warms up."""
+    rows, inputs, outputs = _SHAPE
+    left = torch.ones(rows, inputs, dtype=dtype, device=device)
+    right = torch.ones(outputs, inputs, dtype=dtype, device=device)
+    best = float("inf")
+    for _ in range(1 + _REPEATS):
+        start = time.perf_counter()
+        product = torch.nn.functional.linear(left, right)
+        float(product[0, 0])  # waits for the device
+        best = min(best, time.perf_counter() - start)
+    return round(2 * rows * inputs * outputs / best / 1e9, 1)

