@@ -108,7 +108,7 @@ def ensemble(
     """Return the log-probabilities of the posterior ensemble; with top_k the largest weights alone, renormalised."""
     log_weights = before_each(scores, log_prior, decay=decay)
     if top_k is not None:
-        kept = log_weights.argsort(-1, descending=True, stable=True)[..., :top_k]
+        kept = log_weights.argsort(dim=-1, descending=True, stable=True)[..., :top_k]
         silent = torch.full_like(log_weights, -math.inf)
         log_weights = silent.scatter(-1, kept, log_weights.gather(-1, kept).log_softmax(-1))
     return mix_log_probs(log_weights, scores)
