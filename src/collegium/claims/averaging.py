@@ -76,11 +76,13 @@ def _copy(like: Base, state: Mapping[str, Tensor]) -> Base:
 def average(experts: list[Base], weights: Float[Tensor, " expert"]) -> Base:
     """Return the model whose parameters are the weighted average of the experts'."""
     states = [expert.model.state_dict() for expert in experts]
-    mean = {
-        name: sum((float(weight) * state[name] for weight, state in zip(weights, states, strict=True)), 0 * first)
-        for name, first in states[0].items()
-    }
+    mean = {name: sum_of([state[name] for state in states], weights) for name in states[0]}
     return _copy(experts[0], mean)
+
+
+def sum_of(tensors: list[Tensor], weights: Float[Tensor, " expert"]) -> Tensor:
+    """Return the weighted sum of tensors of one shape, in their own dtype."""
+    return torch.tensordot(weights.to(tensors[0].dtype), torch.stack(tensors), dims=1)
 
 
 def _scores(models: list[Base], sequences: Int[Tensor, "sequence seq"]) -> Float[Tensor, "sequence seq expert"]:
