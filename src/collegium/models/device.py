@@ -62,18 +62,16 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
         speed = dtype_speeds(device)
         name = "bfloat16" if speed["bfloat16"] >= _WORTH_IT * speed["float32"] else "float32"
     if name not in DTYPES:
-        raise ConfigError(
-            f"a dtype is one of auto, {', '.join(DTYPES)}, got {name!r}. {nearest(name, ['auto', *DTYPES])}"
-        )
+        known = ["auto", *DTYPES]
+        raise ConfigError(f"a dtype is one of {', '.join(known)}, got {name!r}. {nearest(name, known)}")
     return DTYPES[name]
 
 
 def dtype_speeds(device: torch.device, *, again: bool = False) -> dict[str, float]:
     """Return dtype -> gigaflops of a matrix product as in a small model; measured once per machine and threads."""
     processor = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
-    key = (
-        f"{device.type}|{processor}|{os.cpu_count()} cores|{torch.get_num_threads()} threads|torch {torch.__version__}"
-    )
+    shares = f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"
+    key = f"{device.type}, {processor}, {shares}, torch {torch.__version__}"
     note = cache_folder() / "speed.json"
     try:
         known = json.loads(note.read_text())

