@@ -44,7 +44,9 @@ def choose(*, find_links: str, system: str, nvidia_driver: bool) -> Choice:
         return Choice((), "default build for macOS, about 90 MB")
     if nvidia_driver:
         return Choice((), "default build with CUDA (an NVIDIA driver was found), about 3 GB with its libraries")
-    return Choice(("--index-url", CPU_INDEX), "CPU build from PyTorch's own index (no NVIDIA driver found), about 200 MB")
+    return Choice(
+        ("--index-url", CPU_INDEX), "CPU build from PyTorch's own index (no NVIDIA driver found), about 200 MB"
+    )
 
 
 def configured_find_links(environment: Mapping[str, str]) -> str:
