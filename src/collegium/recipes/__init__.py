@@ -1,0 +1,1 @@
+"""Straight-line programs over the parts: one config, one run, one card."""
