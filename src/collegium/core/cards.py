@@ -3,11 +3,13 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
-from collegium.core.errors import CorruptExpert
+from collegium.core.errors import CorruptExpert, NewerFormat
 
 CARD_VERSION = 1
 
@@ -28,10 +30,11 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class Source:
-    """Where text came from and under which licence."""
+    """Where text came from, under which licence, and the sha256 of what was fetched."""
 
     name: str
     licence: str = "unknown"
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,24 +84,103 @@ def content_hash(value: Any) -> str:  # noqa: ANN401 - any dataclass or plain va
     return hashlib.sha256(to_json(value).encode()).hexdigest()
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; raises CorruptExpert when it is missing or holds anything else."""
+    try:
+        return json_object(path.read_text(encoding="utf-8"), where=str(path))
+    except FileNotFoundError as error:
+        raise CorruptExpert(f"{path} is missing.") from error
+    except UnicodeDecodeError as error:
+        raise CorruptExpert(f"{path} is not UTF-8 text ({error}).") from error
+
+
+def json_object(text: str, *, where: str) -> dict[str, Any]:
+    """Return the object that JSON text holds; raises CorruptExpert for anything else, NaN and infinity included."""
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise CorruptExpert(f"{where} is not JSON ({error}).") from error
+    if not isinstance(value, dict):
+        raise CorruptExpert(f"{where} must hold a JSON object, it holds a {type(value).__name__}.")
+    return value
+
+
 def expert_card_from_json(text: str, *, where: str) -> ExpertCard:
     """Return the card that `text` holds.
 
-    Raises CorruptExpert when it is not JSON, lacks or adds fields, or has a field of the wrong type.
+    Raises CorruptExpert when it is not JSON, lacks or adds fields, or has a field of the wrong type; NewerFormat when
+    a later version wrote it.
     """
-    try:
-        raw = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise CorruptExpert(f"{where}: card.json is not JSON ({error}).") from error
+    raw = json_object(text, where=f"{where}: card.json")
+    version = raw.get("version")
+    if isinstance(version, int) and version > CARD_VERSION:
+        raise NewerFormat(
+            f"{where}: card.json has version {version}, this Collegium reads up to {CARD_VERSION}; update Collegium."
+        )
     known = {each.name for each in dataclasses.fields(ExpertCard)}
-    if not isinstance(raw, dict) or set(raw) - known or not {"name", "kind"} <= set(raw):
-        odd = sorted(set(raw) - known) if isinstance(raw, dict) else type(raw).__name__
-        raise CorruptExpert(f"{where}: card.json must hold name, kind and known fields only; found {odd}.")
-    try:
-        raw["base"] = Fingerprint(**raw["base"]) if raw.get("base") else None
-        raw["sources"] = tuple(Source(**source) for source in raw.get("sources", ()))
-        raw["documents"] = {split: tuple(hashes) for split, hashes in raw.get("documents", {}).items()}
-        raw["warnings"] = tuple(raw.get("warnings", ()))
-        return ExpertCard(**raw)
-    except (TypeError, AttributeError) as error:
-        raise CorruptExpert(f"{where}: card.json has a field of the wrong shape ({error}).") from error
+    odd = sorted(set(raw) - known)
+    if odd or not {"name", "kind"} <= set(raw):
+        raise CorruptExpert(f"{where}: card.json must hold name, kind and known fields only; unknown: {odd}.")
+    problems = [field for field, fits in _CARD_FIELDS.items() if field in raw and not fits(raw[field])]
+    if problems:
+        shown = {field: raw[field] for field in problems}
+        raise CorruptExpert(f"{where}: card.json has fields of the wrong type or value: {shown}.")
+    raw["base"] = Fingerprint(**raw["base"]) if raw.get("base") else None
+    raw["sources"] = tuple(Source(**source) for source in raw.get("sources", ()))
+    raw["documents"] = {split: tuple(hashes) for split, hashes in raw.get("documents", {}).items()}
+    raw["warnings"] = tuple(raw.get("warnings", ()))
+    return ExpertCard(**raw)
+
+
+def _refuse_constant(constant: str) -> Any:  # noqa: ANN401 - never returns
+    raise ValueError(f"{constant} is not a JSON number")
+
+
+def _texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+def _count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _table(value: object) -> bool:
+    return isinstance(value, dict)
+
+
+def _text_table(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(each, str) for each in value.values())
+
+
+def _record(value: object, *names: str) -> bool:
+    return _text_table(value) and isinstance(value, dict) and set(value) == set(names)
+
+
+def _payload(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        _PLAIN_FILE.fullmatch(name) and isinstance(each, str) and _SHA256.fullmatch(each)
+        for name, each in value.items()
+    )
+
+
+_PLAIN_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_CARD_FIELDS: Mapping[str, Callable[[object], object]] = {
+    "name": lambda value: isinstance(value, str),
+    "kind": lambda value: value in ("lora", "whole"),
+    "task": lambda value: value in ("language", "reward", "classification"),
+    "base": lambda value: value is None or _record(value, "config", "tokenizer", "weights"),
+    "domain": lambda value: value is None or isinstance(value, str),
+    "sources": lambda value: isinstance(value, list) and all(_record(each, "name", "licence") for each in value),
+    "documents": lambda value: isinstance(value, dict) and all(map(_texts, value.values())),
+    "tokens_seen": _count,
+    "trained_parameters": _count,
+    "recipe": _table,
+    "recipe_hash": lambda value: isinstance(value, str),
+    "parents": _text_table,
+    "payload": _payload,
+    "warnings": _texts,
+    "created": lambda value: isinstance(value, str),
+    "version": _count,
+}
+"""What each field of a card may hold: a card comes from anywhere, so every field is checked."""

@@ -27,7 +27,7 @@ def replace_fields(config: Config, values: Mapping[str, Any], *, where: str) -> 
 
     >>> from collegium.core.cards import Source
     >>> replace_fields(Source("a"), {"licence": "MIT"}, where="run.toml")
-    Source(name='a', licence='MIT')
+    Source(name='a', licence='MIT', digest='')
     """
     known = [each.name for each in dataclasses.fields(config)]  # pyright: ignore[reportArgumentType]
     values = {key.replace("-", "_"): value for key, value in values.items()}
