@@ -1,0 +1,33 @@
+"""Names of experts, routers and models: short, plain, and never a path."""
+
+import re
+
+from collegium.core.errors import NameTaken
+from collegium.core.routing import BASE
+
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def is_name(name: str) -> bool:
+    """Return whether this may name something in a library.
+
+    >>> is_name("law-2024"), is_name("../law"), is_name("base")
+    (True, False, False)
+    """
+    return bool(NAME_PATTERN.fullmatch(name)) and name != BASE
+
+
+def check_name(name: str, *, what: str = "expert") -> str:
+    """Return the name; raises NameTaken when it is reserved, empty, too long or has path parts.
+
+    >>> check_name("law")
+    'law'
+    """
+    if name == BASE:
+        raise NameTaken(f"{BASE!r} is the base model's own name; give the {what} another one.")
+    if not isinstance(name, str) or not NAME_PATTERN.fullmatch(name):
+        raise NameTaken(
+            f"a name of a {what} has 1 to 64 letters, digits, dots, dashes or underscores and starts with a letter or "
+            f"digit, got {name!r}. Names never have path parts."
+        )
+    return name

@@ -1,0 +1,27 @@
+"""Experts: what one is, how it lies on disk, how it is made, and PEFT folders in and out."""
+
+from collegium.experts.average import average_experts, average_whole, parents_of
+from collegium.experts.folder import check_base, check_expert, is_peft_folder, load_expert, read_card, save_expert
+from collegium.experts.payloads import Expert, LoraPayload, WholePayload, lora_payload, payload_digest
+from collegium.experts.peft_folder import read_peft
+from collegium.experts.whole import load_model, open_whole
+
+__all__ = [
+    "Expert",
+    "LoraPayload",
+    "WholePayload",
+    "average_experts",
+    "average_whole",
+    "check_base",
+    "check_expert",
+    "is_peft_folder",
+    "load_expert",
+    "load_model",
+    "lora_payload",
+    "open_whole",
+    "parents_of",
+    "payload_digest",
+    "read_card",
+    "read_peft",
+    "save_expert",
+]

@@ -1,0 +1,108 @@
+"""LoRA experts as PEFT folders: adapter_config.json and adapter_model.safetensors, byte-loadable by PEFT."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from collegium.core.cards import read_json, to_json
+from collegium.core.errors import CorruptExpert, IncompatibleExpert
+from collegium.core.files import write_new
+from collegium.core.tensors import check_finite, read_tensors, tensor_bytes
+from collegium.experts.payloads import LoraPayload
+from collegium.experts.peft_config import SiteScale, check_peft_config, peft_config, site_scales
+from collegium.models import LoraWeights
+
+CONFIG_FILE = "adapter_config.json"
+TENSOR_FILE = "adapter_model.safetensors"
+
+Sites = Mapping[str, tuple[int, int]]
+"""Module path in a base -> (inputs, outputs), as `Base.linear_sites` gives it."""
+
+_KEY = re.compile(r"base_model\.model\.(?P<path>.+)\.lora_(?P<half>[AB])\.weight")
+
+
+def write_lora(payload: LoraPayload, folder: Path) -> None:
+    """Write PEFT's two files; raises CorruptExpert when a weight is not finite."""
+    tensors = {
+        f"base_model.model.{path}.lora_{half}.weight": tensor
+        for path, weights in payload.adapter.items()
+        for half, tensor in (("A", weights.a), ("B", weights.b))
+    }
+    check_finite(tensors, where="the new expert")
+    write_new(folder / CONFIG_FILE, to_json(peft_config(payload)).encode())
+    write_new(folder / TENSOR_FILE, tensor_bytes(tensors))
+
+
+def read_lora(folder: Path, *, sites: Sites | None = None) -> LoraPayload:
+    """Return the adapter in a PEFT folder; `sites` are the base's layers, with which it must agree.
+
+    Raises CorruptExpert or IncompatibleExpert, saying what differs.
+    """
+    config = read_json(folder / CONFIG_FILE)
+    check_peft_config(config, where=str(folder))
+    halves = _pairs(read_tensors(folder / TENSOR_FILE), where=str(folder))
+    scales = site_scales(config, sorted(halves.keys() | (sites or {}).keys()), where=str(folder))
+    _check_paths(halves, scales, sites, where=str(folder))
+    adapter = {path: _weights(*pair, scales[path], where=f"{folder}: {path}") for path, pair in halves.items()}
+    if sites is not None:
+        check_sites(adapter, sites, where=str(folder))
+    return LoraPayload(adapter, fan_in_fan_out=bool(config.get("fan_in_fan_out", False)))
+
+
+def check_sites(adapter: Mapping[str, LoraWeights], sites: Sites, *, where: str) -> None:
+    """Raise IncompatibleExpert when an adapter names a layer the base lacks, or one of another shape."""
+    unknown = sorted(path for path in adapter if path not in sites)
+    if unknown:
+        raise IncompatibleExpert(
+            f"{where}: {len(unknown)} layers are no linear layers in this base's blocks, the first is {unknown[0]!r}; "
+            f"one of this base is {next(iter(sites), 'none')!r}."
+        )
+    for path, weights in adapter.items():
+        got, want = (weights.a.shape[1], weights.b.shape[0]), sites[path]
+        if got != want:
+            raise IncompatibleExpert(
+                f"{where}: {path} maps {got[0]} to {got[1]} numbers, in this base it maps {want[0]} to {want[1]}."
+            )
+
+
+def _pairs(tensors: Mapping[str, Tensor], *, where: str) -> dict[str, tuple[Tensor, Tensor]]:
+    halves: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        found = _KEY.fullmatch(key)
+        if not found or not tensor.is_floating_point() or tensor.dim() != 2:
+            raise IncompatibleExpert(
+                f"{where}: tensor {key!r} ({tensor.dtype}, {tuple(tensor.shape)}) is no LoRA matrix of a linear layer."
+            )
+        halves.setdefault(found["path"], {})[found["half"]] = tensor
+    lone = sorted(path for path, pair in halves.items() if len(pair) != 2)
+    if lone or not halves:
+        raise CorruptExpert(f"{where}: A and B must both be there for each layer; missing for {lone or 'all of them'}.")
+    return {path: (pair["A"], pair["B"]) for path, pair in sorted(halves.items())}
+
+
+def _check_paths(
+    halves: Mapping[str, object], scales: Mapping[str, SiteScale], sites: Sites | None, *, where: str
+) -> None:
+    stray = sorted(halves.keys() - scales.keys())
+    if stray:
+        raise IncompatibleExpert(
+            f"{where}: the file holds weights for {stray[0]!r} and {len(stray) - 1} more, which adapter_config.json "
+            "does not target."
+        )
+    lacking = sorted(scales.keys() - halves.keys())
+    if lacking and sites is not None:
+        raise IncompatibleExpert(
+            f"{where}: adapter_config.json targets {lacking[0]!r} and {len(lacking) - 1} more layers of this base, for "
+            "which the file holds no weights; it was made for another base."
+        )
+
+
+def _weights(a: Tensor, b: Tensor, site: SiteScale, *, where: str) -> LoraWeights:
+    if a.shape[0] != site.rank or b.shape[1] != site.rank:
+        raise IncompatibleExpert(
+            f"{where}: adapter_config.json says rank {site.rank}, the matrices are {tuple(a.shape)} "
+            f"and {tuple(b.shape)}."
+        )
+    return LoraWeights(a, b, site.scale)

@@ -1,0 +1,96 @@
+"""What an expert is: a card and a payload, which is a low-rank change of a base or a whole small language model."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from collegium.core.cards import ExpertCard, content_hash
+from collegium.core.errors import IncompatibleExpert
+from collegium.models import Adapter, Base, LoraWeights
+
+
+@dataclass(frozen=True, eq=False)
+class LoraPayload:
+    """A low-rank change of linear layers: module path in the base -> A, B and scale.
+
+    fan_in_fan_out: whether these layers are GPT-2's `Conv1D`, which keeps its matrix the other way round; PEFT wants
+    it said in its file. `lora_payload(base, adapter)` finds out.
+    """
+
+    adapter: Mapping[str, LoraWeights]
+    fan_in_fan_out: bool = False
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers it holds."""
+        return sum(weights.a.numel() + weights.b.numel() for weights in self.adapter.values())
+
+
+@dataclass(frozen=True, eq=False)
+class WholePayload:
+    """A whole small language model: the path of a transformers folder, or the transformers model itself in memory."""
+
+    model: Path | Any
+
+
+@dataclass(frozen=True, eq=False)
+class Expert:
+    """A card and its payload.
+
+    Raises IncompatibleExpert when the card's kind is not the payload's.
+    """
+
+    card: ExpertCard
+    payload: LoraPayload | WholePayload
+
+    def __post_init__(self) -> None:
+        """Check that card and payload are of one kind."""
+        kind = "lora" if isinstance(self.payload, LoraPayload) else "whole"
+        if self.card.kind != kind:
+            raise IncompatibleExpert(
+                f"expert {self.card.name!r}: the card says kind {self.card.kind!r}, the payload is {kind!r}."
+            )
+
+    @property
+    def name(self) -> str:
+        """The name on the card."""
+        return self.card.name
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """The checksum of the payload: what `parents` of later experts remember. Equal payloads have equal digests."""
+        return payload_digest(self.card.payload or payload_checksums(self.payload))
+
+    def renamed(self, name: str) -> "Expert":
+        """Return the same expert under another name."""
+        return Expert(dataclasses.replace(self.card, name=name), self.payload)
+
+
+def payload_digest(payload: Mapping[str, str]) -> str:
+    """Return the one checksum of a payload's files (name -> sha256), as cards list them."""
+    return content_hash(dict(payload))
+
+
+def payload_checksums(payload: LoraPayload | WholePayload) -> dict[str, str]:
+    """Return file name -> sha256 of the files that this payload is written as."""
+    import tempfile
+
+    from collegium.experts.folder import write_payload
+
+    with tempfile.TemporaryDirectory() as folder:
+        return write_payload(payload, Path(folder))
+
+
+def lora_payload(base: Base, adapter: Adapter) -> LoraPayload:
+    """Return the payload of an adapter that was made on this base.
+
+    >>> from collegium.testing.pico import pico_base, random_adapter
+    >>> base = pico_base()
+    >>> lora_payload(base, random_adapter(base)).fan_in_fan_out
+    False
+    """
+    kinds = {type(base.model.get_submodule(path)).__name__ for path in adapter if path in base.linear_sites()}
+    return LoraPayload(adapter, fan_in_fan_out=kinds == {"Conv1D"})

@@ -1,0 +1,191 @@
+"""PEFT's adapter_config.json: written for our experts, read strictly from anybody's."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from collegium.core.errors import IncompatibleExpert
+from collegium.experts.patterns import resolve
+from collegium.experts.payloads import LoraPayload
+
+HONOURED = frozenset(
+    {
+        "r",
+        "lora_alpha",
+        "rank_pattern",
+        "alpha_pattern",
+        "use_rslora",
+        "target_modules",
+        "exclude_modules",
+        "layers_to_transform",
+        "layers_pattern",
+        "fan_in_fan_out",
+        "init_lora_weights",
+        "peft_type",
+        "task_type",
+    }
+)
+"""Fields that say what an adapter computes, and that Collegium computes likewise."""
+
+WITHOUT_EFFECT = frozenset(
+    {
+        "auto_mapping",
+        "base_model_name_or_path",
+        "inference_mode",
+        "lora_dropout",
+        "megatron_core",
+        "peft_version",
+        "qalora_group_size",
+        "revision",
+        "runtime_config",
+    }
+)
+"""Fields that say nothing about what a trained adapter computes (`megatron_core` and the group size need others)."""
+
+DEFAULTS: Mapping[str, Any] = {"bias": "none"}
+"""Defaults that are not None, False or empty; every other field must be one of these."""
+
+PLAIN_STARTS = (True, False, "gaussian", "orthogonal", None)
+"""Values of init_lora_weights that leave the base as it was."""
+
+
+@dataclass(frozen=True)
+class SiteScale:
+    """The rank and the scale of one module."""
+
+    rank: int
+    scale: float
+
+
+def peft_config(payload: LoraPayload) -> dict[str, Any]:
+    """Return adapter_config.json of a payload: full module paths as targets, patterns where ranks or alphas differ."""
+    ranks = {path: weights.rank for path, weights in payload.adapter.items()}
+    alphas = {path: _alpha(weights.scale, weights.rank) for path, weights in payload.adapter.items()}
+    rank, alpha = _commonest(ranks.values()), _commonest(alphas.values())
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": None,
+        "r": rank,
+        "lora_alpha": alpha,
+        "rank_pattern": {_exactly(path): each for path, each in sorted(ranks.items()) if each != rank},
+        "alpha_pattern": {_exactly(path): each for path, each in sorted(alphas.items()) if each != alpha},
+        "target_modules": sorted(payload.adapter),
+        "fan_in_fan_out": payload.fan_in_fan_out,
+        "use_rslora": False,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "init_lora_weights": True,
+        "inference_mode": True,
+    }
+
+
+def check_peft_config(config: Mapping[str, Any], *, where: str) -> None:
+    """Raise IncompatibleExpert, naming the fields, when a configuration asks for what Collegium does not compute."""
+    if config.get("peft_type") != "LORA":
+        raise IncompatibleExpert(
+            f"{where}: peft_type {config.get('peft_type')!r} is not supported; Collegium reads adapters of type 'LORA'."
+        )
+    problems = [*_refused_fields(config), *_wrong_types(config)]
+    if problems:
+        raise IncompatibleExpert(
+            f"{where}: adapter_config.json asks for what Collegium does not do: " + "; ".join(problems)
+        )
+
+
+def site_scales(config: Mapping[str, Any], modules: Sequence[str], *, where: str) -> dict[str, SiteScale]:
+    """Return module -> rank and scale of the modules that a checked configuration targets.
+
+    scale = alpha / r, or alpha / sqrt(r) with use_rslora. Raises IncompatibleExpert when a pattern is not a regular
+    expression or takes too long.
+    """
+    try:
+        found = resolve(config, modules)
+    except TimeoutError as error:
+        raise IncompatibleExpert(
+            f"{where}: {error}; a regular expression in adapter_config.json is hostile."
+        ) from error
+    except re.error as error:
+        raise IncompatibleExpert(f"{where}: adapter_config.json has a broken regular expression: {error}.") from error
+    root = math.sqrt if config.get("use_rslora") else float
+    return {path: SiteScale(rank, alpha / root(rank)) for path, (rank, alpha) in found.items()}
+
+
+def _refused_fields(config: Mapping[str, Any]) -> list[str]:
+    problems = [
+        f"{field} = {value!r}"
+        for field, value in sorted(config.items())
+        if field not in HONOURED | WITHOUT_EFFECT
+        and value != DEFAULTS.get(field)
+        and value not in (None, False, {}, [])
+    ]
+    start = config.get("init_lora_weights", True)
+    if start not in PLAIN_STARTS:
+        problems.append(
+            f"init_lora_weights = {start!r} (it changes the base; convert the adapter to plain LoRA with PEFT)"
+        )
+    task = config.get("task_type")
+    if task not in (None, "CAUSAL_LM"):
+        problems.append(f"task_type = {task!r} (a language expert is CAUSAL_LM)")
+    return problems
+
+
+def _wrong_types(config: Mapping[str, Any]) -> list[str]:
+    checks = {
+        "r": _rank(config.get("r")),
+        "lora_alpha": _number(config.get("lora_alpha")),
+        "rank_pattern": _pattern_table(config.get("rank_pattern"), _rank),
+        "alpha_pattern": _pattern_table(config.get("alpha_pattern"), _number),
+        "use_rslora": isinstance(config.get("use_rslora", False), bool),
+        "target_modules": bool(config.get("target_modules")) and _names(config["target_modules"]),
+        "exclude_modules": config.get("exclude_modules") is None or _names(config["exclude_modules"]),
+        "layers_to_transform": _layers(config.get("layers_to_transform")),
+        "layers_pattern": config.get("layers_pattern") is None or _names(config["layers_pattern"]),
+    }
+    problems = [f"{field} = {config.get(field)!r}" for field, fits in checks.items() if not fits]
+    if isinstance(config.get("target_modules"), str) and config.get("layers_to_transform") is not None:
+        problems.append("layers_to_transform together with a pattern in target_modules")
+    return problems
+
+
+def _rank(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _pattern_table(value: object, fits: Any) -> bool:  # noqa: ANN401 - a check of one value
+    return value is None or (isinstance(value, dict) and all(fits(each) for each in value.values()))
+
+
+def _names(value: object) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(name, str) for name in value))
+
+
+def _layers(value: object) -> bool:
+    indices = value if isinstance(value, list) else [value]
+    return value is None or all(isinstance(index, int) and not isinstance(index, bool) for index in indices)
+
+
+def _commonest(values: Any) -> Any:  # noqa: ANN401 - ranks or alphas
+    counts = Counter(values)
+    return min(counts, key=lambda value: (-counts[value], value))
+
+
+def _exactly(path: str) -> str:
+    return "^" + re.escape(path)
+
+
+def _alpha(scale: float, rank: int) -> int | float:
+    """Return the alpha with alpha / rank = scale, to the last bit where a float can say it."""
+    product = scale * rank
+    whole = round(product)
+    if whole / rank == scale:
+        return whole
+    near = (product, math.nextafter(product, math.inf), math.nextafter(product, -math.inf))
+    return next((alpha for alpha in near if alpha / rank == scale), product)

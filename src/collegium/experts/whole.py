@@ -1,0 +1,127 @@
+"""Whole small language models as experts: a transformers folder, opened as a base of its own."""
+
+import errno
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from collegium.core.cards import Fingerprint, read_json
+from collegium.core.errors import CorruptExpert, IncompatibleExpert
+from collegium.core.tensors import check_finite, read_shapes
+from collegium.experts.payloads import Expert, WholePayload
+from collegium.models import Base
+from collegium.models.fingerprint import hash_config
+
+CONFIG_FILE = "config.json"
+TENSOR_FILE = "model.safetensors"
+
+
+def write_whole(payload: WholePayload, folder: Path) -> None:
+    """Write config.json and model.safetensors; raises CorruptExpert when what was written cannot be read back."""
+    if isinstance(payload.model, Path):
+        check_whole(payload.model)
+        for name in (CONFIG_FILE, TENSOR_FILE):
+            shutil.copyfile(payload.model / name, folder / name)
+    else:
+        with _disk_errors_of_safetensors(), quiet_transformers():
+            payload.model.save_pretrained(folder, max_shard_size="100TB")
+        for path in folder.iterdir():
+            if path.name not in (CONFIG_FILE, TENSOR_FILE):
+                path.unlink()
+    check_whole(folder)
+    load_model(folder, dtype=torch.float32)
+
+
+def check_whole(folder: Path) -> None:
+    """Raise CorruptExpert when a whole model's files are missing, truncated, not finite, or ask to run code."""
+    config = read_json(folder / CONFIG_FILE)
+    if config.get("auto_map"):
+        raise CorruptExpert(
+            f"{folder}: config.json asks to run code (auto_map); only transformers' own models are read."
+        )
+    read_shapes(folder / TENSOR_FILE)
+    with safe_open(folder / TENSOR_FILE, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118 - a file, not a mapping
+            check_finite({name: file.get_tensor(name)}, where=str(folder))
+
+
+def load_model(folder: Path, *, dtype: torch.dtype) -> Any:  # noqa: ANN401 - a transformers model
+    """Return the transformers model in a folder; raises CorruptExpert when weights are missing, odd, or misshapen."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with quiet_transformers():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                dtype=dtype,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
+        raise CorruptExpert(f"{folder} holds no causal language model that transformers can open: {error}") from error
+    model, report = loaded
+    problems = {what: sorted(map(str, names)) for what, names in report.items() if names}
+    if problems:
+        raise CorruptExpert(f"{folder}: the weights are not those that config.json describes: {problems}.")
+    return model
+
+
+def open_whole(expert: Expert, base: Base) -> Base:
+    """Return a whole-model expert as a base of its own, on the device and in the dtype of `base`, with its tokenizer.
+
+    Raises IncompatibleExpert when it has another vocabulary, or is no whole model.
+    """
+    if not isinstance(expert.payload, WholePayload):
+        raise IncompatibleExpert(f"expert {expert.name!r} is of kind {expert.card.kind!r}, not a whole model.")
+    model = expert.payload.model
+    if isinstance(model, Path):
+        model = load_model(model, dtype=base.dtype)
+    model = model.to(device=base.device, dtype=base.dtype)
+    opened = Base.from_model(
+        model,
+        base.tokenizer,
+        name=expert.name,
+        source=f"the whole-model expert {expert.name!r}",
+        fingerprint=Fingerprint(hash_config(model.config.to_dict()), base.fingerprint.tokenizer, expert.digest),
+    )
+    if opened.vocab_size != base.vocab_size:
+        raise IncompatibleExpert(
+            f"expert {expert.name!r} has {opened.vocab_size} token ids, base {base.name} has {base.vocab_size}; "
+            "only models of one vocabulary can speak together."
+        )
+    return opened
+
+
+@contextmanager
+def _disk_errors_of_safetensors() -> Iterator[None]:
+    """Give the library's own error its number back, so that a full disk is told as such."""
+    try:
+        yield
+    except SafetensorError as error:
+        found = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(found[1]) if found else errno.EIO, str(error)) from error
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' progress bars and load reports off the screen; what is wrong is raised instead."""
+    from transformers.utils import logging
+
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

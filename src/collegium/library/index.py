@@ -1,0 +1,148 @@
+"""The index: what the experts' cards say, kept in one SQLite file so that thousands are listed at once.
+
+It is a cache. The folders are the truth: every look compares the cards' stamps (inode, size, time of change) with the
+index and reads those that differ. An index that is missing, damaged, locked or not writable costs time, nothing else.
+"""
+
+import contextlib
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+from collegium.core.errors import CollegiumError
+from collegium.core.names import is_name
+from collegium.experts import payload_digest, read_card
+
+INDEX_FILE = "index.sqlite"
+_SCHEMA = 1
+_CARD = "card.json"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One expert, in short.
+
+    stamp:   inode, size and time of change of its card; what the index is compared by.
+    digest:  the checksum of its payload. parents: name -> checksum.
+    problem: why its card cannot be read, empty for a sound one.
+    """
+
+    name: str
+    stamp: str
+    kind: str = ""
+    task: str = ""
+    domain: str = ""
+    tokens_seen: int = 0
+    trained_parameters: int = 0
+    digest: str = ""
+    parents_json: str = "{}"
+    problem: str = ""
+
+    @property
+    def parents(self) -> dict[str, str]:
+        """Names and payload checksums of the experts it was branched or merged from."""
+        return json.loads(self.parents_json)
+
+
+class Index:
+    """The rows of one library's experts, as fresh as the folders at every call of `rows`."""
+
+    def __init__(self, root: Path, *, writable: bool) -> None:
+        """Remember where; nothing is read yet."""
+        self._folder = root / "experts"
+        self._path = root / INDEX_FILE
+        self._writable = writable
+        self._rows: dict[str, Row] | None = None
+
+    def rows(self) -> Mapping[str, Row]:
+        """Return name -> row of every expert there is now, in order of name."""
+        known = self._load() if self._rows is None else self._rows
+        stamps = _stamps(self._folder)
+        if self._rows is not None and stamps == {name: row.stamp for name, row in known.items()}:
+            return known
+        changed = [name for name, stamp in stamps.items() if name not in known or known[name].stamp != stamp]
+        gone = [name for name in known if name not in stamps]
+        fresh = {name: _read_row(self._folder / name, stamps[name]) for name in changed}
+        self._rows = {name: fresh.get(name) or known[name] for name in sorted(stamps)}
+        if self._writable and (changed or gone):
+            self._store(fresh.values(), gone)
+        return self._rows
+
+    def rebuild(self) -> Mapping[str, Row]:
+        """Forget everything and read every card again."""
+        self._rows = {}
+        if self._writable:
+            self._path.unlink(missing_ok=True)
+        return self.rows()
+
+    def _load(self) -> dict[str, Row]:
+        if not self._path.is_file():
+            return {}
+        try:
+            with contextlib.closing(sqlite3.connect(f"{self._path.as_uri()}?mode=ro", uri=True, timeout=5)) as database:
+                if database.execute("PRAGMA user_version").fetchone() != (_SCHEMA,):
+                    return {}
+                return {row[0]: Row(*row) for row in database.execute(f"SELECT {_COLUMNS} FROM experts")}
+        except (sqlite3.Error, TypeError):
+            return {}
+
+    def _store(self, rows: Iterable[Row], gone: Iterable[str]) -> None:
+        rows, gone = list(rows), list(gone)
+        try:
+            self._update(rows, gone)
+        except sqlite3.OperationalError:
+            return  # Locked, full or read-only: the next look will do it.
+        except (sqlite3.DatabaseError, OSError):
+            with contextlib.suppress(OSError, sqlite3.Error):
+                self._path.unlink(missing_ok=True)
+                self._update(list((self._rows or {}).values()), [])
+
+    def _update(self, rows: list[Row], gone: list[str]) -> None:
+        with contextlib.closing(sqlite3.connect(self._path, timeout=5)) as database, database:
+            if database.execute("PRAGMA user_version").fetchone() != (_SCHEMA,):
+                database.execute("DROP TABLE IF EXISTS experts")
+                database.execute(f"CREATE TABLE experts ({_COLUMNS}, PRIMARY KEY (name))")
+                database.execute(f"PRAGMA user_version = {_SCHEMA}")
+            database.executemany("DELETE FROM experts WHERE name = ?", [(name,) for name in gone])
+            places = ", ".join("?" * len(fields(Row)))
+            database.executemany(f"INSERT OR REPLACE INTO experts VALUES ({places})", [astuple(row) for row in rows])
+
+
+_COLUMNS = ", ".join(each.name for each in fields(Row))
+
+
+def _stamps(folder: Path) -> dict[str, str]:
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name: _stamp(entry.path) for entry in entries if is_name(entry.name) and entry.is_dir()}
+    except FileNotFoundError:
+        return {}
+
+
+def _stamp(folder: str) -> str:
+    try:
+        stat = os.stat(f"{folder}/{_CARD}")
+    except OSError:
+        return "no card"
+    return f"{stat.st_ino} {stat.st_size} {stat.st_mtime_ns}"
+
+
+def _read_row(folder: Path, stamp: str) -> Row:
+    try:
+        card = read_card(folder)
+    except (CollegiumError, OSError) as error:
+        return Row(folder.name, stamp, problem=str(error))
+    return Row(
+        folder.name,
+        stamp,
+        kind=card.kind,
+        task=card.task,
+        domain=card.domain or "",
+        tokens_seen=card.tokens_seen,
+        trained_parameters=card.trained_parameters,
+        digest=payload_digest(card.payload),
+        parents_json=json.dumps(dict(card.parents), sort_keys=True),
+    )

@@ -1,0 +1,393 @@
+"""The library: experts of one base in one folder, which any number of processes may read and write at once."""
+
+import copy
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from collegium.core.cards import ExpertCard, Fingerprint, to_json
+from collegium.core.errors import ConfigError, CorruptExpert, LibraryError, NameTaken, ResourceError, UnknownName
+from collegium.core.files import (
+    STAGING_PREFIX,
+    disk_errors,
+    exclusive,
+    publish,
+    staging_folder,
+    sync_tree,
+    write_bytes,
+    write_text,
+)
+from collegium.core.names import check_name
+from collegium.core.tables import nearest
+from collegium.core.tensors import tensor_bytes
+from collegium.experts import (
+    Expert,
+    check_expert,
+    is_peft_folder,
+    load_expert,
+    read_card,
+    read_peft,
+    save_expert,
+)
+from collegium.library import shelves
+from collegium.library.index import Index, Row
+from collegium.library.lineage import Lineage, descendants, lineage
+from collegium.library.manifest import MANIFEST_FILE, Defaults, Manifest, read_manifest, write_manifest
+from collegium.library.removal import Removal, mend, pending, remove_entries
+from collegium.models import Base
+
+LOCK_FILE = ".lock"
+_KEPT_OPEN = 256
+
+
+class UnverifiedBase(UserWarning):
+    """An expert came without the fingerprint of its base; its names and shapes fit."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Everything a library knows about one expert."""
+
+    card: ExpertCard
+    lineage: Lineage
+    descendants: tuple[str, ...]
+    metrics: tuple[Mapping[str, Any], ...]
+    payload_bytes: int
+
+
+class Library:
+    """Experts of one base, with the routers fitted for them and the models made of them.
+
+    `Library(path, base=base)` opens a library or creates it; without `base` it opens an existing one, and what needs
+    the base's layers to be checked (PEFT folders from elsewhere) is refused.
+
+    base:           the base, or only its fingerprint; must be the library's own.
+    base_reference: what to give `load_base` for it; default = its name. Kept when the library is created.
+    read_only:      write nothing, not even the index.
+
+    Iterating gives names; `library[name]` loads an expert when it is asked for. Raises LibraryError for a folder that
+    is no library or has another base, NewerFormat for one of a later version.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        base: Base | Fingerprint | None = None,
+        base_reference: str | None = None,
+        read_only: bool = False,
+    ) -> None:
+        """Open the library, or create it when there is none and the base is known."""
+        self.path = Path(path).absolute()
+        self.read_only = read_only
+        self.base = base if isinstance(base, Base) else None
+        fingerprint = base.fingerprint if isinstance(base, Base) else base
+        reference = base_reference or (base.name if isinstance(base, Base) else "")
+        if not (self.path / MANIFEST_FILE).is_file():
+            self._create(fingerprint, reference)
+        found = read_manifest(self.path).base
+        if fingerprint is not None and fingerprint != found:
+            raise LibraryError(
+                f"{self.path} is a library for base {found.short}, the base given is {fingerprint.short}. "
+                "Open it with its own base, or name another folder."
+            )
+        self._only: frozenset[str] | None = None
+        self._index = Index(self.path, writable=not read_only)
+        self._opened: dict[str, tuple[str, Expert]] = {}
+
+    # -- what there is ------------------------------------------------------------------------------------------
+
+    @property
+    def base_fingerprint(self) -> Fingerprint:
+        """The fingerprint of the base all experts were made for."""
+        return read_manifest(self.path).base
+
+    @property
+    def base_reference(self) -> str:
+        """What `load_base` takes for this base, empty when it was never said."""
+        return read_manifest(self.path).base_reference
+
+    @property
+    def defaults(self) -> Defaults:
+        """The router and composition used when none is asked for."""
+        return read_manifest(self.path).defaults
+
+    def rows(self) -> Mapping[str, Row]:
+        """Return name -> what the index knows, for every expert there is now, in order of name."""
+        rows, leaving = self._index.rows(), pending(self.path)
+        if self._only is None and not leaving:
+            return rows
+        kept = rows if self._only is None else rows.keys() & self._only
+        return {name: rows[name] for name in sorted(kept) if f"experts/{name}" not in leaving}
+
+    def names(self, task: str | None = None) -> tuple[str, ...]:
+        """Return the experts' names in order, of all tasks or of one; a damaged card counts as any task."""
+        return tuple(name for name, row in self.rows().items() if task in (None, row.task) or row.problem)
+
+    def __contains__(self, name: object) -> bool:
+        """Whether there is an expert of that name."""
+        return name in self.rows()
+
+    def __len__(self) -> int:
+        """How many experts there are."""
+        return len(self.rows())
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the experts' names."""
+        return iter(self.names())
+
+    def __getitem__(self, name: str) -> Expert:
+        """Return an expert, strictly checked when it is first read; raises UnknownName."""
+        stamp = self._row(name).stamp
+        kept = self._opened.get(name)
+        if kept is None or kept[0] != stamp:
+            expert = load_expert(self._folder(name), base=self.base_fingerprint, sites=self._sites())
+            if expert.name != name:
+                raise CorruptExpert(f"{self._folder(name)}: the card names another expert, {expert.name!r}.")
+            while len(self._opened) >= _KEPT_OPEN:
+                del self._opened[next(iter(self._opened))]
+            kept = self._opened[name] = (stamp, expert)
+        return kept[1]
+
+    def forget(self, name: str) -> None:
+        """Read and check an expert anew when it is next asked for."""
+        self._opened.pop(name, None)
+
+    def card(self, name: str) -> ExpertCard:
+        """Return an expert's card; raises UnknownName, or CorruptExpert."""
+        self._row(name)
+        return read_card(self._folder(name))
+
+    def show(self, name: str) -> Shown:
+        """Return everything known about an expert."""
+        card, rows = self.card(name), self._index.rows()
+        folder = self._folder(name)
+        return Shown(
+            card=card,
+            lineage=lineage(rows, name),
+            descendants=self.descendants(name),
+            metrics=tuple(self.metrics(name)),
+            payload_bytes=sum((folder / file).stat().st_size for file in card.payload),
+        )
+
+    def descendants(self, name: str) -> tuple[str, ...]:
+        """Return the experts branched or merged from this one, directly or not."""
+        self._row(name)
+        leaving = pending(self.path)
+        return tuple(each for each in descendants(self._index.rows(), name) if f"experts/{each}" not in leaving)
+
+    def filter(self, names: Collection[str]) -> "Library":
+        """Return the library of these experts alone: a view, to which none can be added and from which none removed.
+
+        Raises UnknownName.
+        """
+        for name in names:
+            self._row(name)
+        view = copy.copy(self)
+        view._only = frozenset(names)
+        return view
+
+    def verify(self) -> dict[str, list[str]]:
+        """Return what is wrong, by name; an empty table means every file is what its card says and can be used."""
+        from collegium.library.verify import find_problems
+
+        self._index.rebuild()
+        return find_problems(self)
+
+    # -- experts in and out -------------------------------------------------------------------------------------
+
+    def add(self, expert: Expert | str | Path, name: str | None = None, *, trust_base: bool = False) -> ExpertCard:
+        """Add an expert of ours or a PEFT folder, whole or not at all, and return its card as kept.
+
+        name:       default = the expert's, or the folder's.
+        trust_base: do not warn that an expert from elsewhere does not name its base.
+
+        Raises NameTaken, IncompatibleExpert, CorruptExpert, or ResourceError when the disk is full.
+        """
+        self._check_writable(experts=True)
+        expert = self._received(expert, name)
+        check_expert(expert, base=self.base_fingerprint, sites=self._sites())
+        self._check_free(expert.name)
+        if expert.card.base is None and not trust_base:
+            warnings.warn(
+                f"expert {expert.name!r} does not say which base it was made for; its names and shapes fit. "
+                "Pass trust_base=True (--trust-base) when you know it.",
+                UnverifiedBase,
+                stacklevel=2,
+            )
+        target = self._folder(expert.name)
+        with disk_errors(target), staging_folder(self.path) as aside:
+            card = save_expert(expert, aside)
+            sync_tree(aside)
+            with self._writing():
+                self._check_free(expert.name)
+                target.parent.mkdir(exist_ok=True)
+                publish(aside, target)
+        self._index.rows()
+        return card
+
+    def remove(self, name: str, *, cascade: bool = False, keep_descendants: bool = False) -> Removal:
+        """Remove an expert, a router, or a model with the members made for it; return what went and what stays.
+
+        cascade:          remove all experts and models made from it, too.
+        keep_descendants: leave them; their cards still name the lost parent.
+
+        Raises UnknownName, or LibraryError when others were made from it and neither is given.
+        """
+        from collegium.library.dependents import plan_removal
+
+        self._check_writable(experts=True)
+        if cascade and keep_descendants:
+            raise ConfigError("give either cascade or keep_descendants, not both.")
+        with self._writing():
+            plan = plan_removal(self, name, cascade=cascade, keep_descendants=keep_descendants)
+            remove_entries(self.path, plan.entries)
+        self._index.rows()
+        return plan.removal
+
+    def measure(self, name: str, record: Mapping[str, Any]) -> None:
+        """Append a measurement to an expert's metrics."""
+        with self._writing():
+            self._row(name)
+            shelves.append_metrics(self._folder(name) / "metrics.jsonl", record, staging=self.path)
+
+    def metrics(self, name: str) -> list[dict[str, Any]]:
+        """Return an expert's measurements, oldest first."""
+        self._row(name)
+        return shelves.read_metrics(self._folder(name) / "metrics.jsonl")
+
+    def set_defaults(
+        self, *, router: str | None = None, composition: str | None = None, top_k: int | None = None
+    ) -> None:
+        """Set how the library is composed when nothing else is asked for; None = Collegium's own default."""
+        with self._writing():
+            old = read_manifest(self.path)
+            write_manifest(self.path, Manifest(old.base, old.base_reference, Defaults(router, composition, top_k)))
+
+    # -- the other shelves --------------------------------------------------------------------------------------
+
+    def router_names(self) -> tuple[str, ...]:
+        """Return the names of the fitted routers."""
+        return self._shelf("routers")
+
+    def load_router(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return a fitted router's tensors and card; raises UnknownName."""
+        if f"routers/{name}" in pending(self.path):
+            raise UnknownName(f"router {name!r} is being removed.")
+        return shelves.read_router(self.path, name)
+
+    def save_router(self, name: str, tensors: Mapping[str, Tensor], card: Mapping[str, Any]) -> None:
+        """Keep a fitted router, whole or not at all, in place of an earlier fit; raises NameTaken."""
+        with self._writing():
+            self._check_free(name, what="router")
+            shelves.write_router(self.path, name, tensors, card)
+
+    def model_names(self) -> tuple[str, ...]:
+        """Return the names of the compound models."""
+        return self._shelf("models", suffix=".json")
+
+    def load_model(self, name: str) -> dict[str, Any]:
+        """Return the record of a compound model; raises UnknownName."""
+        if f"models/{name}.json" in pending(self.path):
+            raise UnknownName(f"model {name!r} is being removed.")
+        return shelves.read_model(self.path, name)
+
+    def save_model(self, name: str, record: Mapping[str, Any]) -> None:
+        """Keep the record of a compound model (members, router, composition, constants); raises NameTaken."""
+        with self._writing():
+            self._check_free(name, what="model")
+            write_text(self.path / "models" / f"{name}.json", to_json(dict(record)), staging=self.path)
+
+    def derived(self, key: Any) -> dict[str, Tensor] | None:  # noqa: ANN401 - any value of JSON
+        """Return what was kept under a key, None when it must be computed again."""
+        return shelves.read_derived(self.path, key)
+
+    def keep_derived(self, key: Any, tensors: Mapping[str, Tensor]) -> None:  # noqa: ANN401 - any value of JSON
+        """Keep tensors that can be computed again; a read-only library does not keep them."""
+        if not self.read_only:
+            with self._writing():
+                write_bytes(shelves.derived_path(self.path, key), tensor_bytes(tensors), staging=self.path)
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    def _create(self, base: Fingerprint | None, reference: str) -> None:
+        if base is None or self.read_only:
+            raise LibraryError(
+                f"there is no library at {self.path}. Check the path, or create one with Library(path, base=base)."
+            )
+        with disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            with exclusive(self.path / LOCK_FILE):
+                mend(self.path)
+                present = sorted(path.name for path in self.path.iterdir() if path.name != LOCK_FILE)
+                if MANIFEST_FILE in present:
+                    return  # Another process was first.
+                if any(not name.startswith(STAGING_PREFIX) for name in present):
+                    raise LibraryError(f"{self.path} holds {present[:5]}, but no {MANIFEST_FILE}: it is no library.")
+                write_manifest(self.path, Manifest(base, reference))
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Hold the library's lock, with everything that dead writers left behind mended."""
+        self._check_writable()
+        with disk_errors(self.path), exclusive(self.path / LOCK_FILE):
+            mend(self.path)
+            yield
+
+    def _check_writable(self, *, experts: bool = False) -> None:
+        if self.read_only:
+            raise ResourceError(f"the library {self.path} was opened read-only; open it without read_only to write.")
+        if experts and self._only is not None:
+            raise LibraryError("this is a part of a library; add to and remove from the library itself.")
+
+    def _received(self, expert: Expert | str | Path, name: str | None) -> Expert:
+        if isinstance(expert, Expert):
+            return expert if name is None else expert.renamed(check_name(name))
+        folder = Path(expert)
+        if not folder.is_dir():
+            raise LibraryError(f"there is no folder {folder}; give the folder of an expert or of a PEFT adapter.")
+        if not is_peft_folder(folder):
+            found = load_expert(folder, base=self.base_fingerprint, sites=self._sites())
+            return found if name is None else found.renamed(check_name(name))
+        if self.base is None:
+            raise LibraryError(
+                f"{folder} comes from elsewhere, so its layers must be compared with the base's: "
+                "open the library with its base, Library(path, base=load_base(...))."
+            )
+        return read_peft(folder, self.base, name=name)
+
+    def _check_free(self, name: str, *, what: str = "expert") -> None:
+        check_name(name, what=what)
+        kinds: Mapping[str, Sequence[str]] = {
+            "expert": tuple(self._index.rows()),
+            "router": self.router_names(),
+            "model": self.model_names(),
+        }
+        replaced = () if what == "expert" else (what,)
+        for kind, names in kinds.items():
+            if name in names and kind not in replaced:
+                raise NameTaken(
+                    f"the library has the {kind} {name!r} already; choose another name, or remove it first."
+                )
+
+    def _row(self, name: str) -> Row:
+        rows = self.rows()
+        if name not in rows:
+            raise UnknownName(f"the library has no expert {name!r}. {nearest(str(name), rows)}")
+        return rows[name]
+
+    def _folder(self, name: str) -> Path:
+        return self.path / "experts" / name
+
+    def _sites(self) -> Mapping[str, tuple[int, int]] | None:
+        return None if self.base is None else self.base.linear_sites()
+
+    def _shelf(self, shelf: str, *, suffix: str = "") -> tuple[str, ...]:
+        leaving = pending(self.path)
+        names = shelves.folder_names(self.path / shelf, suffix=suffix)
+        return tuple(name for name in names if f"{shelf}/{name}{suffix}" not in leaving)
