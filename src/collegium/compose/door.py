@@ -1,6 +1,6 @@
 """Composing a base, a library and a router into one language model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from collegium.compose.ensemble import Ensemble
@@ -39,6 +39,18 @@ class Cast:
         """Return the experts and the base as voices."""
         slots = SlotVoices(self.base, self.keys)
         return JoinedVoices([slots, SeparateVoices(self.whole)]) if self.whole else slots
+
+    def merged(self, weights: Mapping[str, float]) -> Base:
+        """Return one model with the weighted experts folded in, or whole models averaged.
+
+        Raises RoutingError on unknown names, weights that are not finite, or both kinds at once.
+        """
+        live = check_weights(weights, self.names)
+        if not any(name in self.whole for name in live):
+            return fold(self.base, self.keys, live)
+        if any(name in self.keys for name in live):
+            raise RoutingError(f"merge averages whole models or folds adapters, not both at once: {sorted(live)}.")
+        return average_whole([self.whole[name] for name in live], list(live.values()), name=BASE)
 
 
 def assemble(base: Base, library: Library) -> Cast:
@@ -133,10 +145,4 @@ def merge(
     if weights is None:
         assert router is not None
         weights = textless_weights(router, cast.names, shelf=library, tokenizer=base.tokenizer)
-    live = check_weights(weights, cast.names)
-    if not any(name in cast.whole for name in live):
-        return fold(base, cast.keys, live)
-    if any(name in cast.keys for name in live):
-        raise RoutingError(f"merge averages whole models or folds adapters, not both at once: {sorted(live)}.")
-    names: Sequence[str] = list(live)
-    return average_whole([cast.whole[name] for name in names], [live[name] for name in names], name=BASE)
+    return cast.merged(weights)

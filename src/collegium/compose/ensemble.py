@@ -1,4 +1,4 @@
-"""Ensemble: the experts' next-token probabilities, mixed by a router. p(x_t | x_<t) = sum_j w_j(x_<t) p_j(x_t | x_<t)."""
+"""Ensemble: next-token probabilities mixed by a router, p(x_t | x_<t) = sum_j w_j(x_<t) p_j(x_t | x_<t)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,8 @@
 """The base model: a transformers decoder, unmodified, through which any number of experts can speak at once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +13,7 @@ from collegium.core.cards import Fingerprint
 from collegium.core.errors import BaseModelError
 from collegium.core.protocols import Tokenizer
 from collegium.models.fingerprint import memory_fingerprint
+from collegium.models.fold import folded_digest, folded_model, weighted_deltas
 from collegium.models.rows import BASE_ROWS, Adapter, RowPlan
 from collegium.models.sites import block_sites, choose_sites, find_blocks, parse_layers
 from collegium.models.slots import Run, Slots
@@ -120,6 +122,28 @@ class Base:
     def detach(self, name: str) -> None:
         """Forget an expert; after the last one the model is as it was. Raises UnknownName."""
         self._slots.detach(name)
+
+    def adapter(self, name: str) -> Adapter:
+        """Return an attached expert's adapter; raises UnknownName."""
+        self._slots.require((name,))
+        return self._slots.adapters[name]
+
+    def folded(self, weights: Mapping[str, float]) -> "Base":
+        """Return a base of its own with the weighted adapters folded into its matrices; the other tensors are shared.
+
+        weights: attached name -> any finite weight. Raises UnknownName.
+        """
+        self._slots.require(tuple(weights))
+        deltas = weighted_deltas(self._slots.adapters, weights)
+        told = ", ".join(f"{weight:g} {name}" for name, weight in weights.items()) or "nothing"
+        fingerprint = replace(self.fingerprint, weights=folded_digest(self.fingerprint.weights, deltas))
+        return Base(
+            folded_model(self.model, deltas, hooks=self._slots.hook_ids),
+            self.tokenizer,
+            name=self.name,
+            source=f"{self.source}, with {told} folded in",
+            fingerprint=fingerprint,
+        )
 
     def hidden(
         self,

@@ -156,6 +156,11 @@ class Slots:
         for key in [key for key in self._handles if not used or (key in self._sites and key not in used)]:
             self._handles.pop(key).remove()
 
+    @property
+    def hook_ids(self) -> frozenset[int]:
+        """The ids of the hooks in the model."""
+        return frozenset(handle.id for handle in self._handles.values())
+
     def require(self, names: tuple[str, ...]) -> None:
         """Raise UnknownName unless all of these are attached."""
         for name in names:

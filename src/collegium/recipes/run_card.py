@@ -1,18 +1,13 @@
 """The card a run leaves: what was run, with which settings, on what, with which result."""
 
 import dataclasses
-import datetime
-import platform
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
-
 from collegium.core.cards import content_hash, to_json
 from collegium.core.files import write_text
+from collegium.core.machine import machine_line, today, versions
 
 
 @dataclass(frozen=True)
@@ -54,16 +49,15 @@ def run_folder(command: str, config: Any, out: Path | None) -> Path:  # noqa: AN
 
 def make_card(command: str, config: Any, result: dict[str, Any], seconds: float) -> RunCard:  # noqa: ANN401
     """Return the card of a run that has just ended."""
-    packages = {"torch": torch.__version__, "transformers": transformers.__version__, "collegium": version("collegium")}
     return RunCard(
         command=command,
         config=plain(config),
         config_hash=config_hash(command, config),
         result=result,
         seconds=round(seconds, 3),
-        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        machine=f"{platform.machine()} {platform.system()}, {torch.get_num_threads()} threads",
-        versions=packages,
+        date=today(),
+        machine=machine_line(),
+        versions=versions(["collegium", "torch", "transformers"]),
     )
 
 

@@ -1,0 +1,114 @@
+"""Judging generated answers on prompt/completion rows: exact match, word F1, or a user's own function."""
+
+import importlib
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from collegium.core.errors import ConfigError
+from collegium.core.protocols import LanguageModel
+from collegium.data import Document
+from collegium.infer.generate import Sampling, generate
+from collegium.ops.intervals import bootstrap_interval
+
+Metric = Callable[[str, str], float]
+"""Given the answer and the reference, a number; higher is better."""
+
+
+@dataclass(frozen=True)
+class AnswerConfig:
+    """Judging generated answers on prompt/completion rows."""
+
+    judge: bool = False
+    """Generate an answer to each prompt and report exact match and word F1."""
+    metric: str = ""
+    """A function of (answer, reference) as module:function; needs --allow-code."""
+    allow_code: bool = False
+    """Allow --metric to import and run that module."""
+    tokens: int = 48
+    """At most this many tokens an answer."""
+    most: int = 32
+    """At most this many rows a domain."""
+
+
+def normalise(text: str) -> str:
+    """Return a text as answers are compared: lower case, without punctuation, articles and extra spaces.
+
+    >>> normalise("The  Cat!")
+    'cat'
+    """
+    plain = text.lower().translate(str.maketrans("", "", string.punctuation))
+    return " ".join(word for word in plain.split() if word not in {"a", "an", "the"})
+
+
+def exact_match(answer: str, reference: str) -> float:
+    """Return 1 when answer and reference are the same after `normalise`, else 0."""
+    return float(normalise(answer) == normalise(reference))
+
+
+def word_f1(answer: str, reference: str) -> float:
+    """Return the harmonic mean of word precision and recall.
+
+    >>> round(word_f1("red cat", "cat"), 3)
+    0.667
+    """
+    said, wanted = normalise(answer).split(), normalise(reference).split()
+    shared = sum((Counter(said) & Counter(wanted)).values())
+    if not said or not wanted:
+        return float(said == wanted)
+    return 0.0 if shared == 0 else 2 * shared / (len(said) + len(wanted))
+
+
+def load_metric(name: str, *, allow_code: bool) -> Metric:
+    """Return the function that `module:function` names.
+
+    Raises ConfigError unless `allow_code`, and when there is no such function.
+    """
+    if not re.fullmatch(r"[\w.]+:\w+", name):
+        raise ConfigError(f"--metric is module:function, got {name!r}.")
+    if not allow_code:
+        raise ConfigError(f"--metric {name} runs code from your machine: add --allow-code if you trust it.")
+    module, function = name.split(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"--metric {name} cannot be imported: {error}.") from error
+
+
+def judge_answers(
+    model: LanguageModel, documents: Mapping[str, Sequence[Document]], config: AnswerConfig, *, seed: int
+) -> dict[str, Any]:
+    """Return, for each domain of prompt/completion rows, each metric's mean and 95 % interval; empty unless asked."""
+    if not config.judge and not config.metric:
+        return {}
+    metrics: dict[str, Metric] = {"exact_match": exact_match, "f1": word_f1}
+    if config.metric:
+        metrics[config.metric] = load_metric(config.metric, allow_code=config.allow_code)
+    found = {}
+    for domain, every in documents.items():
+        rows = [each for each in every if each.kind == "pair"][: config.most]
+        if rows:
+            found[domain] = _judge(model, rows, metrics, config, seed=seed)
+    return found
+
+
+def _judge(
+    model: LanguageModel, rows: list[Document], metrics: Mapping[str, Metric], config: AnswerConfig, *, seed: int
+) -> dict[str, Any]:
+    sampling = Sampling(tokens=config.tokens, temperature=0, seed=seed)
+    answers = []
+    for start in range(0, len(rows), 8):
+        prompts = [row.prompt or "" for row in rows[start : start + 8]]
+        answers += [generation.text for generation in generate(model, prompts, sampling=sampling)]
+    result: dict[str, Any] = {"rows": len(rows)}
+    for name, metric in metrics.items():
+        pairs = zip(answers, rows, strict=True)
+        values = torch.tensor([float(metric(answer, row.completion or "")) for answer, row in pairs])
+        bounds = bootstrap_interval(values)
+        result[name] = {"mean": float(values.mean()), "interval": [bounds.low, bounds.high] if len(rows) > 1 else None}
+    return result

@@ -1,0 +1,41 @@
+"""Budgets: minutes, tokens, or a word."""
+
+import re
+from dataclasses import dataclass
+
+from collegium.core.errors import ConfigError
+
+_NUMBER = re.compile(r"(\d+(?:\.\d+)?)\s*([smhkM]?|min|tokens)$")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much may be spent: seconds or tokens; both None = everything (`full`)."""
+
+    seconds: float | None = None
+    tokens: int | None = None
+
+
+def parse_budget(text: str, *, reduced: int | None = None, minutes: float | None = None) -> Budget:
+    """Return what `--budget` says: `full`, `reduced`, minutes (`5m`), seconds, hours, or tokens (`200k`).
+
+    reduced, minutes: what `reduced` stands for in this command.
+
+    >>> parse_budget("200k")
+    Budget(seconds=None, tokens=200000)
+    >>> parse_budget("5m").seconds
+    300.0
+    """
+    word = text.strip()
+    if word == "full":
+        return Budget()
+    if word == "reduced":
+        return Budget(None if minutes is None else 60 * minutes, reduced)
+    match = _NUMBER.match(word)
+    if not match or float(match[1]) <= 0:
+        raise ConfigError(f"--budget is `reduced`, `full`, a time (5m, 90s, 2h) or tokens (200k, 1M); got {text!r}.")
+    number, unit = float(match[1]), match[2]
+    seconds = {"s": 1, "m": 60, "min": 60, "h": 3600}.get(unit)
+    if seconds is not None:
+        return Budget(seconds=number * seconds)
+    return Budget(tokens=int(number * {"k": 1000, "M": 1_000_000}.get(unit, 1)))

@@ -1,0 +1,265 @@
+"""`build`: from a folder of texts to a routed, evaluated, extendable language model, in one straight line."""
+
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tyro.conf import OmitArgPrefixes, Positional
+
+from collegium.compose import Cast, Ensemble, assemble
+from collegium.core.files import write_text
+from collegium.core.routing import BASE
+from collegium.data import Corpus, read_domains
+from collegium.experts import FitConfig
+from collegium.infer import TokenTable, evaluate_scores, fill_table
+from collegium.library import Library
+from collegium.models import Base
+from collegium.recipes.budget import parse_budget
+from collegium.recipes.building.discovery import discover_again
+from collegium.recipes.building.newcomer import few_windows, visit
+from collegium.recipes.building.page import Findings, make_report
+from collegium.recipes.building.parts import Parts
+from collegium.recipes.building.plan import Plan, check_disk, make_plan
+from collegium.recipes.building.samples import Passage, coloured, passage, written
+from collegium.recipes.building.training import train_one, training_curves
+from collegium.recipes.columns import Column, Way, build_way, column, oracle_column, single_column, time_columns, ways
+from collegium.recipes.common import Common
+from collegium.recipes.compare import rows as comparison_rows
+from collegium.recipes.dense import dense_rows
+from collegium.recipes.fit_routers import fit_routers
+from collegium.recipes.held_out import REDUCED_TOKENS, windows_of
+from collegium.recipes.opening import DEFAULT_BASE, open_base
+from collegium.recipes.report import render
+from collegium.recipes.run_card import RunCard, make_card, run_folder, save_card
+from collegium.recipes.watch import Silent, Watch
+from collegium.routers import default
+
+DEFAULT = Way("ensemble", default())
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """Turn a folder of texts into a college of experts: train, route, compose, evaluate, report."""
+
+    data: Positional[Path]
+    """A folder or file of texts, one sub-folder or file per domain."""
+    library: Path
+    """Where the experts go; what is there already is used."""
+    base: str = DEFAULT_BASE
+    """The base model: smollm2-135m, a folder, or hf:owner/name@revision."""
+    budget: str = "reduced"
+    """`reduced` (10 minutes), a time (30m), tokens an expert (200k), or `full` (dense baselines too)."""
+    full_steps: int = 240
+    """Steps an expert under `--budget full`."""
+    window: int = 128
+    """Tokens a window of held-out text."""
+    context: int = 32
+    """Leading tokens of a window that are read and not scored."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Names of the text columns in tables: text=body."""
+    out: Path | None = None
+    """Where the report and resumable parts go; default runs/build-HASH."""
+    dry_run: bool = False
+    """Measure and show the plan, then stop."""
+    fit: OmitArgPrefixes[FitConfig] = field(default_factory=lambda: FitConfig(layers="top:10"))
+    """How each expert is trained; steps follow from the budget."""
+    common: OmitArgPrefixes[Common] = field(default_factory=Common)
+    """Seed and machine."""
+
+
+def run(config: BuildConfig, *, watch: Watch, command: str = "build") -> RunCard:
+    """Return the run's card: the object of `eval --json`, with seconds, discovered, removed and all compositions.
+
+    Every stage leaves its result in the run's folder or the library; a run that was interrupted goes on from there.
+    """
+    start = time.perf_counter()
+    corpus = read_domains(config.data, columns=config.columns or None)
+    base = open_base(config.base, config.common)
+    folder = run_folder(command, config, config.out)
+    parts = Parts(folder / "parts")
+    plan = planned(config, base, corpus, parts)
+    for line in plan.lines():
+        watch.say(line)
+    if config.dry_run:
+        return make_card(command, config, {"plan": plan.to_json()}, time.perf_counter() - start)
+    check_disk(plan, config.library)
+
+    library = Library(config.library, base=base, base_reference=config.base)
+    for domain in corpus:
+        train_one(base, library, domain, plan.fit, folder=folder / "checkpoints", watch=watch, start=start)
+    cast = assemble(base, library)
+    table = filled(config, base, cast, corpus, plan, parts, watch=watch)
+    if len(corpus.names) > 1 and "classifier" not in library.router_names():
+        fit_routers(cast, library, corpus, seed=config.common.seed, watch=watch)
+    columns = composed_columns(cast, library, table, parts, watch=watch)
+    discovered, clusters = discover_again(corpus, parts, seed=config.common.seed, watch=watch)
+    removed = visited(base, library, table, clusters, plan, parts, watch=watch)
+    texts = samples(cast, library, table, parts, seed=config.common.seed)
+    baselines = dense_rows(base, corpus, table, plan, parts, watch=watch) if config.budget == "full" else []
+
+    chosen = next(each for each in columns if each.label == DEFAULT.label or len(corpus.names) == 1)
+    evaluation = evaluate_scores(table, chosen.scores, chosen.routing, seconds=time.perf_counter() - start)
+    found = Findings(
+        title=f"A college of {len(corpus.names)} experts",
+        source=base.source,
+        plan=plan.to_json(),
+        evaluation=evaluation,
+        columns=comparison_rows(columns, table.text),
+        curves=training_curves(library, corpus.names, plan.fit),
+        texts=texts,
+        discovered=discovered,
+        removed=removed,
+        baselines=baselines,
+        commands=next_commands(config, corpus),
+        default=chosen.label,
+        seconds=time.perf_counter() - start,
+    )
+    write_text(folder / "report.html", render(make_report(found)))
+    card = make_card(command, config, result_of(found, folder), time.perf_counter() - start)
+    save_card(card, folder)
+    return card
+
+
+def planned(config: BuildConfig, base: Base, corpus: Corpus, parts: Parts) -> Plan:
+    """Return the plan, measured once: a run that is resumed keeps its steps."""
+    budget = parse_budget(config.budget, minutes=10)
+    eval_tokens = None if config.budget == "full" else REDUCED_TOKENS
+    threads = torch.get_num_threads()
+    fit = replace(config.fit, seed=config.common.seed, threads=threads)
+    kept: dict[str, Plan] = {}
+
+    def measure() -> dict[str, Any]:
+        kept["plan"] = make_plan(
+            base, corpus, fit, budget=budget, eval_tokens=eval_tokens, full_steps=config.full_steps
+        )
+        return {"steps": kept["plan"].fit.steps, **kept["plan"].to_json()}
+
+    found = parts.values("plan", inputs=[base.fingerprint.short, threads, str(base.dtype)], compute=measure)
+    if "plan" in kept:
+        return kept["plan"]
+    return Plan(
+        domains=corpus.names,
+        documents={each.name: len(each.documents) for each in corpus},
+        device=found["device"],
+        dtype=found["dtype"],
+        train_speed=found["train_tokens_per_second"],
+        score_speed=found["score_tokens_per_second"],
+        fit=replace(fit, steps=found["steps"]),
+        eval_tokens=eval_tokens,
+        expected_seconds=found["expected_seconds"],
+        disk_bytes=found["disk_bytes"],
+    )
+
+
+def filled(
+    config: BuildConfig, base: Base, cast: Cast, corpus: Corpus, plan: Plan, parts: Parts, *, watch: Watch
+) -> TokenTable:
+    """Return the table of base and experts on the domains' test documents."""
+    documents = {domain.name: domain.split().test for domain in corpus}
+    text = windows_of(
+        documents, base.tokenizer, window=config.window, context=config.context, budget_tokens=plan.eval_tokens
+    )
+    voices = cast.voices()
+    inputs = [sorted(cast.keys.items()), [each.hash for part in documents.values() for each in part], plan.eval_tokens]
+
+    def compute() -> dict[str, torch.Tensor]:
+        update = watch.begin("scoring held-out text", int(text.lengths.sum()))
+        return {"table": fill_table(voices, text, voices.names, progress=lambda done, _: update(done)).log_probs}
+
+    return TokenTable(text, voices.names, parts.tensors("table", inputs=inputs, compute=compute)["table"])
+
+
+def composed_columns(cast: Cast, library: Library, table: TokenTable, parts: Parts, *, watch: Watch) -> list[Column]:
+    """Return base, every composition and the oracle; the scores of mix and merge and all speeds are kept."""
+    found = [single_column(table, BASE)]
+    for way in ways(cast, library):
+        if way.compose == "ensemble":
+            found.append(column(way, cast, library, table, watch=watch))
+        elif way.recipe.name in {"uniform", "posterior", "cached_prior"}:
+            inputs = [sorted(cast.keys.items()), way.query, table.text.tokens.sum().item(), way.compose]
+            name = way.label.replace(" ", "-")
+            scores = parts.tensors(
+                name,
+                inputs=inputs,
+                compute=lambda way=way: {"s": column(way, cast, library, table, watch=watch).scores},
+            )["s"]
+            found.append(Column(way, way.label, scores, None, 1.0))
+    speeds = parts.values(
+        "speed",
+        inputs=[sorted(cast.keys.items()), [each.label for each in found]],
+        compute=lambda: [
+            [each.ms_per_token, each.resident_bytes]
+            for each in time_columns(found, cast, library, table.text, watch=watch)
+        ],
+    )
+    timed = [
+        replace(each, ms_per_token=speed, resident_bytes=held)
+        for each, (speed, held) in zip(found, speeds, strict=True)
+    ]
+    return [*timed, oracle_column(table)]
+
+
+def visited(
+    base: Base, library: Library, table: TokenTable, clusters: Corpus, plan: Plan, parts: Parts, *, watch: Watch
+) -> dict[str, Any]:
+    """Return what a further expert left behind when it was gone: the largest change, 0.0."""
+    text = few_windows(table.text)
+    steps = max(2, plan.fit.steps // 8)
+    domain = next(iter(clusters))
+    return parts.values(
+        "removed",
+        inputs=[library.names(), steps],
+        compute=lambda: visit(base, library, text, domain, plan.fit, steps=steps, watch=watch).to_json(text),
+    )
+
+
+def samples(cast: Cast, library: Library, table: TokenTable, parts: Parts, *, seed: int) -> list[Any]:
+    """Return coloured texts: a held-out window of each domain as it is read, and what the composition writes."""
+    model = build_way(DEFAULT, cast, library)
+    assert isinstance(model, Ensemble)
+    routing = column(DEFAULT, cast, library, table, watch=Silent()).routing
+    assert routing is not None
+    found = []
+    for domain in table.text.domain_names:
+        row = max(
+            (place for place, name in enumerate(table.text.domains) if name == domain),
+            key=lambda place: int(table.text.lengths[place]),
+        )
+        found.append(passage(table, routing, row, title=f"A held-out text of {domain}, as it is read"))
+    own = parts.values(
+        "written",
+        inputs=[sorted(cast.keys.items()), seed],
+        compute=lambda: [vars(each) for each in written(model, table.text, seed=seed)],
+    )
+    tokenizer = cast.base.tokenizer
+    return [coloured(each, tokenizer) for each in [*found, *(Passage(**each) for each in own)]]
+
+
+def next_commands(config: BuildConfig, corpus: Corpus) -> list[str]:
+    """Return what a user would try next."""
+    first, lib = corpus.names[0], config.library
+    return [
+        f'collegium generate "Once upon a time" --model "{lib}"',
+        f'collegium generate "Once upon a time" --model "{lib}#{first}"',
+        f"collegium compare {config.data} --library {lib}",
+        f"collegium train MORE_TEXTS --library {lib}",
+        f"collegium library remove {first} --library {lib}",
+    ]
+
+
+def result_of(found: Findings, folder: Path) -> dict[str, Any]:
+    """Return the object that `build --json` and `demo --json` end with."""
+    return {
+        **found.evaluation.to_json(),
+        "seconds": round(found.seconds, 3),
+        "discovered": {"nmi": found.discovered["nmi"]} if found.discovered else None,
+        "removed": dict(found.removed),
+        "columns": list(found.columns),
+        "baselines": list(found.baselines),
+        "default": found.default,
+        "plan": dict(found.plan),
+        "report": str(folder / "report.html"),
+        "next": list(found.commands),
+    }

@@ -1,0 +1,134 @@
+"""The plan: what will be done, how long it takes on this machine, and how much disk it needs."""
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from collegium.core.errors import ResourceError
+from collegium.data import Corpus
+from collegium.experts import FitConfig
+from collegium.models import Base
+from collegium.recipes.budget import Budget
+from collegium.recipes.speed import scoring_tokens_per_second, tokens_per_second
+
+EVALUATED_SHARE = 0.42
+"""Share of the time that is kept for everything but training."""
+LEAST_STEPS = 8
+OPTIMISER_COPIES = 4
+"""Weights, best weights and AdamW's two means in a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a build will do.
+
+    train_speed, score_speed: measured tokens a second. fit: each expert's settings, its steps resolved.
+    eval_tokens: held-out tokens a domain; None = all.
+    """
+
+    domains: tuple[str, ...]
+    documents: dict[str, int]
+    device: str
+    dtype: str
+    train_speed: float
+    score_speed: float
+    fit: FitConfig
+    eval_tokens: int | None
+    expected_seconds: float
+    disk_bytes: int
+
+    def lines(self) -> list[str]:
+        """Return the plan as a person reads it."""
+        tokens = self.fit.steps * self.fit.batch * self.fit.window * self.fit.accumulation
+        scored = "all" if self.eval_tokens is None else f"up to {self.eval_tokens:,}"
+        many = ", ".join(f"{name} ({self.documents[name]:,} documents)" for name in self.domains)
+        return [
+            f"domains   {many}",
+            f"experts   {len(self.domains)} of rank {self.fit.rank} on layers {self.fit.layers}, "
+            f"{self.fit.steps} steps = {tokens:,} tokens each; {scored} held-out tokens a domain",
+            f"machine   {self.device}, {self.dtype}: trains {self.train_speed:.0f} and scores {self.score_speed:.0f} "
+            "tokens a second (measured)",
+            f"expected  {self.expected_seconds / 60:.1f} minutes, {self.disk_bytes / 1e6:.0f} MB of disk",
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "domains": list(self.domains),
+            "documents": self.documents,
+            "device": self.device,
+            "dtype": self.dtype,
+            "train_tokens_per_second": round(self.train_speed, 1),
+            "score_tokens_per_second": round(self.score_speed, 1),
+            "steps": self.fit.steps,
+            "tokens_per_expert": self.fit.steps * self.fit.batch * self.fit.window * self.fit.accumulation,
+            "eval_tokens": self.eval_tokens,
+            "expected_seconds": round(self.expected_seconds, 1),
+            "disk_bytes": self.disk_bytes,
+        }
+
+
+def make_plan(
+    base: Base, corpus: Corpus, fit: FitConfig, *, budget: Budget, eval_tokens: int | None, full_steps: int
+) -> Plan:
+    """Return the plan for a budget: in a budget of time the experts' steps are what is left after evaluation.
+
+    budget: of time, of tokens an expert, or neither (`full`: `full_steps` steps each).
+    """
+    train, score = tokens_per_second(base, fit), scoring_tokens_per_second(base)
+    many = len(corpus.names)
+    step_tokens = fit.batch * fit.window * fit.accumulation
+    judged = judging_seconds(many, score, eval_tokens or 8192, fit, base)
+    if budget.seconds is not None:
+        free = max(budget.seconds - judged, budget.seconds * (1 - EVALUATED_SHARE) / 2)
+        steps = int(free * train / step_tokens / (many + 0.25))
+    elif budget.tokens is not None:
+        steps = budget.tokens // step_tokens
+    else:
+        steps = full_steps
+    resolved = replace(fit, steps=max(LEAST_STEPS, steps))
+    adapter = 4 * fit.rank * sum(sum(shape) for shape in base.linear_sites(fit.targets, fit.layers).values())
+    seconds = judged + resolved.steps * step_tokens * (many + 0.25) / train
+    return Plan(
+        domains=corpus.names,
+        documents={each.name: len(each.documents) for each in corpus},
+        device=str(base.device),
+        dtype=str(base.dtype).removeprefix("torch."),
+        train_speed=train,
+        score_speed=score,
+        fit=resolved,
+        eval_tokens=eval_tokens,
+        expected_seconds=seconds,
+        disk_bytes=adapter * (many + 1) * (1 + OPTIMISER_COPIES),
+    )
+
+
+def judging_seconds(experts: int, score_speed: float, eval_tokens: int, fit: FitConfig, base: Base) -> float:
+    """Return the seconds that the table, mix, merge, samples and the rest take: forwards times tokens."""
+    blocks = len(base.blocks)
+    adapted = {path for path in base.linear_sites(fit.targets, fit.layers)}
+    share = adapted_share(adapted, blocks)
+    table = (1 - share) + share * (experts + 1)
+    forwards = table + 2 * (1 + 0.25 * table) + 2
+    newcomer = 3 * table / 8
+    return experts * eval_tokens * (forwards + newcomer) / score_speed + 40
+
+
+def adapted_share(paths: set[str], blocks: int) -> float:
+    """Return the share of blocks from the first adapted one on."""
+    numbers = [int(part) for path in paths for part in path.split(".") if part.isdigit()]
+    return 1.0 if not numbers else 1 - min(numbers) / blocks
+
+
+def check_disk(plan: Plan, folder: Path) -> None:
+    """Raise ResourceError when the plan needs more disk than is free where the library goes."""
+    place = folder
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < plan.disk_bytes:
+        raise ResourceError(
+            f"the plan needs {plan.disk_bytes / 1e6:.0f} MB, {place} has {free / 1e6:.0f} MB free: "
+            "free space there, give another --library, or lower --rank."
+        )

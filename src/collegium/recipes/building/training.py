@@ -1,0 +1,85 @@
+"""Training inside a build: one expert after the other, the first one shown as soon as it is there."""
+
+import math
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from collegium.compose import Mix, attach_expert
+from collegium.data import Domain, cut
+from collegium.experts import FitConfig, Trained, fit_domain
+from collegium.infer import Sampling, generate, held_out, nats_per_token, score_text
+from collegium.library import Library
+from collegium.models import Base
+from collegium.recipes.watch import Update, Watch
+from collegium.routers import fixed
+
+SHOWN_TOKENS = 1024
+
+
+class StepBar:
+    """A logger of the fit loop that moves a bar."""
+
+    def __init__(self, update: Update) -> None:
+        """Keep the bar's updater."""
+        self.update = update
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Move the bar to this step."""
+        if "loss" in values:
+            self.update(step)
+
+    def close(self) -> None:
+        """Leave the bar where it is."""
+
+
+def train_one(
+    base: Base, library: Library, domain: Domain, fit: FitConfig, *, folder: Path, watch: Watch, start: float
+) -> None:
+    """Train a domain's expert and add it, unless the library has it; the first one is shown against the base."""
+    if domain.name in library:
+        watch.say(f"{domain.name}: is in the library")
+        return
+    first = not library.names()
+    checkpoint = folder / domain.name
+    bar = StepBar(watch.begin(f"training {domain.name}", fit.steps))
+    trained = fit_domain(base, domain, config=fit, checkpoint=checkpoint, logger=bar)
+    bar.update(fit.steps)
+    library.add(trained.expert)
+    library.measure(domain.name, trained.curve)
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    for warning in trained.expert.card.warnings:
+        watch.say(f"{domain.name}: {warning}")
+    if first:
+        show_first(base, trained, domain, watch=watch, start=start)
+
+
+def show_first(base: Base, trained: Trained, domain: Domain, *, watch: Watch, start: float) -> None:
+    """Say what the first expert changed: held-out perplexity, and how both go on from the same words."""
+    windows = cut(domain.split().test, base.tokenizer, budget_tokens=SHOWN_TOKENS)
+    text = held_out({domain.name: windows}, context=1)
+    name = trained.expert.card.name
+    expert = Mix(base, {name: attach_expert(base, trained.expert)}, fixed({name: 1.0}).bind((name,)))
+    plain = math.exp(nats_per_token(score_text(base, text), text, domain.name))
+    better = math.exp(nats_per_token(score_text(expert, text), text, domain.name))
+    seconds = time.perf_counter() - start
+    watch.say(
+        f"first result after {seconds:.0f} s: on held-out {domain.name} the base has perplexity {plain:.1f}, "
+        f"its expert {better:.1f} ({100 * (better / plain - 1):+.0f} %)"
+    )
+    prompt = text.tokens[0, :16].tolist()
+    sampling = Sampling(tokens=24, temperature=0.7, repetition_penalty=1.1)
+    for label, model in (("base", base), (name, expert)):
+        said = generate(model, [prompt], sampling=sampling)[0].text.strip().replace("\n", " ")
+        watch.say(f"  {label:>10}: {base.tokenizer.decode(prompt).strip()!r} -> {said!r}")
+
+
+def training_curves(library: Library, names: tuple[str, ...], fit: FitConfig) -> dict[str, list[tuple[int, float]]]:
+    """Return each expert's held-out loss against tokens trained, as kept beside its card."""
+    curves = {}
+    for name in names:
+        kept = [record for record in library.metrics(name) if record.get("kind") == "training"]
+        if kept:
+            curves[name] = [(step * fit.tokens_per_step, loss) for step, loss in kept[-1]["held_out"]]
+    return curves

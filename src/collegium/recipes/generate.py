@@ -1,0 +1,88 @@
+"""`generate`: go on from a prompt, saying who spoke."""
+
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tyro.conf import OmitArgPrefixes, Positional
+
+from collegium.core.errors import ConfigError
+from collegium.infer import Generation, Sampling, chat_prompt, generate
+from collegium.infer.generate import Stream
+from collegium.recipes.common import Common
+from collegium.recipes.opening import Opened, open_reference
+from collegium.recipes.run_card import RunCard, make_card
+from collegium.recipes.watch import Watch
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """Go on from a prompt, and say which experts spoke."""
+
+    prompt: Positional[str]
+    """The text to go on from; `-` reads it from standard input."""
+    model: str = "smollm2-135m"
+    """A base, LIB, LIB?router=posterior&compose=ensemble, or LIB#NAME."""
+    experts: str = ""
+    """Fixed weights in place of the library's router: a=.7,b=.3 (what is missing to 1 goes to the base)."""
+    chat: bool = False
+    """Take the prompt as a user's message, in the base's chat template."""
+    sampling: OmitArgPrefixes[Sampling] = field(default_factory=Sampling)
+    """How the next token is drawn."""
+    common: OmitArgPrefixes[Common] = field(default_factory=Common)
+    """Seed and machine."""
+
+
+def parse_weights(text: str) -> dict[str, float] | None:
+    """Return expert weights written as a=.7,b=.3; None for an empty text.
+
+    >>> parse_weights("a=.7,b=.3")
+    {'a': 0.7, 'b': 0.3}
+    """
+    if not text:
+        return None
+    weights: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, number = part.partition("=")
+        try:
+            weights[name.strip()] = float(number)
+        except ValueError:
+            raise ConfigError(f"--experts is NAME=WEIGHT,...; cannot read {part!r}.") from None
+    return weights
+
+
+def run(config: GenerateConfig, *, watch: Watch, stream: Stream | None = None) -> RunCard:
+    """Return the run's card; its result holds the text and each expert's share in it."""
+    start = time.perf_counter()
+    opened = open_reference(config.model, config.common, weights=parse_weights(config.experts))
+    prompt = sys.stdin.read() if config.prompt == "-" else config.prompt
+    text = chat_prompt([{"role": "user", "content": prompt}], opened.base.tokenizer) if config.chat else prompt
+    found = generate(opened.model, text, sampling=with_seed(config), stream=stream)[0]
+    seconds = time.perf_counter() - start
+    del watch
+    return make_card("generate", config, describe(found, prompt, opened, seconds), seconds)
+
+
+def with_seed(config: GenerateConfig) -> Sampling:
+    """Return the sampling with the command's one seed."""
+    from dataclasses import replace
+
+    return replace(config.sampling, seed=config.common.seed)
+
+
+def describe(found: Generation, prompt: str, opened: Opened, seconds: float) -> dict[str, Any]:
+    """Return a generation as plain values."""
+    speakers: Mapping[str, float] = found.speakers
+    return {
+        "prompt": prompt,
+        "text": found.text,
+        "tokens": len(found.tokens),
+        "token_ids": list(found.tokens),
+        "log_prob_nats": found.log_prob,
+        "ended": found.ended,
+        "speakers": {name: round(share, 6) for name, share in speakers.items()},
+        "composition": opened.way.label if opened.way else "single",
+        "seconds": round(seconds, 3),
+    }

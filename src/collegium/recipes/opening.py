@@ -1,0 +1,119 @@
+"""From a model reference to a language model."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from collegium.recipes.reference import Reference, parse_reference
+
+from collegium.compose import Cast, Ensemble, Mix, assemble, check_base
+from collegium.core.errors import BaseModelError, IncompatibleExpert, UnknownName
+from collegium.core.protocols import LanguageModel
+from collegium.core.routing import BASE
+from collegium.core.tables import nearest
+from collegium.library import Library
+from collegium.models import Base, load_base
+from collegium.recipes.columns import Way, build_way
+from collegium.recipes.common import Common
+from collegium.routers import fixed
+from collegium.routers import parse as parse_router
+
+DEFAULT_BASE = "smollm2-135m"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A reference, opened: the model, and where it comes from a library, its parts.
+
+    library: the library or the selection asked for. way: how it is composed, None for a base or one expert.
+    """
+
+    reference: Reference
+    base: Base
+    model: LanguageModel
+    cast: Cast | None = None
+    library: Library | None = None
+    way: Way | None = None
+
+    @property
+    def experts(self) -> tuple[str, ...]:
+        """The experts it can ask."""
+        return () if self.cast is None else self.cast.names
+
+
+def open_base(reference: str, common: Common) -> Base:
+    """Return the base that a reference names, on the device and in the dtype asked for."""
+    common.apply_threads()
+    return load_base(reference, device=common.device, dtype=common.dtype)
+
+
+def open_library(path: Path, common: Common, *, base: str | None = None) -> tuple[Base, Library]:
+    """Return an existing library and its base.
+
+    base: load this one instead of the one the library names. Raises BaseModelError when its fingerprint differs.
+    """
+    library = Library(path, read_only=True)
+    found = open_base(base or library.base_reference, common)
+    if found.fingerprint != library.base_fingerprint:
+        raise BaseModelError(
+            f"the library {path} is for base {library.base_fingerprint.short} ({library.base_reference}), but "
+            f"{base or library.base_reference} is {found.fingerprint.short}. Give the base it was made with."
+        )
+    return found, library
+
+
+def open_reference(text: str, common: Common, *, weights: dict[str, float] | None = None) -> Opened:
+    """Return the model of a reference: a base, a composition of a library, or one expert of it.
+
+    weights: fixed expert weights in place of the library's router (what is missing to 1 goes to the base).
+    """
+    reference = parse_reference(text)
+    if reference.library is None:
+        base = open_base(text, common)
+        return Opened(reference, base, base)
+    base, library = open_library(Path(reference.library), common)
+    if reference.member is not None:
+        return _open_member(reference, reference.member, base, library)
+    chosen = library if not reference.experts else select(library, reference.experts)
+    cast = assemble(base, chosen)
+    way = _way(reference, chosen, weights)
+    return Opened(reference, base, build_way(way, cast, chosen), cast, chosen, way)
+
+
+def select(library: Library, names: tuple[str, ...]) -> Library:
+    """Return the part of a library with these experts; raises UnknownName with the nearest."""
+    for name in names:
+        if name not in library.names():
+            raise UnknownName(f"the library has no expert {name!r}. {nearest(name, library.names())}")
+    return library.filter(names)
+
+
+def _open_member(reference: Reference, member: str, base: Base, library: Library) -> Opened:
+    if member == BASE:
+        return Opened(reference, base, base)
+    chosen = select(library, (member,))
+    check_base(library[member], base)
+    cast = assemble(base, chosen)
+    if cast.whole:
+        return Opened(reference, base, cast.whole[member], cast, chosen)
+    return Opened(reference, base, Mix(base, cast.keys, fixed({member: 1.0}).bind((member,))), cast, chosen)
+
+
+def _way(reference: Reference, library: Library, weights: dict[str, float] | None) -> Way:
+    compose = reference.compose or library.defaults.composition or "ensemble"
+    if weights is not None:
+        return Way(compose, fixed(weights), reference.top_k)
+    top_k = reference.top_k if reference.router else reference.top_k or library.defaults.top_k
+    recipe = parse_router(reference.router or ("uniform" if compose == "merge" else library.defaults.router or "default"))
+    return Way(compose, recipe, top_k)
+
+
+def require_library(opened: Opened) -> tuple[Cast, Library]:
+    """Return the cast and library of an opened reference; raises IncompatibleExpert when it is a bare base."""
+    if opened.cast is None or opened.library is None:
+        raise IncompatibleExpert("this needs a library with experts; give LIB, or LIB?router=posterior.")
+    return opened.cast, opened.library
+
+
+def is_composed(opened: Opened) -> bool:
+    """Return whether a router speaks in this model."""
+    return isinstance(opened.model, (Ensemble, Mix)) and opened.way is not None

@@ -1,0 +1,45 @@
+"""How fast this machine is, measured before anything is promised."""
+
+import time
+
+import torch
+
+from collegium.experts import FitConfig
+from collegium.models import Base, LoraWeights, RowPlan
+
+
+def tokens_per_second(base: Base, fit: FitConfig, *, repeats: int = 2) -> float:
+    """Return the training tokens a second of one expert on this machine, measured on random tokens."""
+    tokens = torch.randint(0, base.vocab_size, (fit.batch, fit.window), generator=torch.Generator().manual_seed(0))
+    name = "speed-probe"
+    base.attach(name, zero_adapter(base, fit))
+    try:
+        best = 0.0
+        for _ in range(repeats + 1):
+            start = time.perf_counter()
+            base.token_nats(tokens, plan=RowPlan.one(name)).sum().backward()
+            best = max(best, tokens.numel() / (time.perf_counter() - start))
+        return best
+    finally:
+        base.detach(name)
+
+
+def scoring_tokens_per_second(base: Base, *, window: int = 128, batch: int = 4) -> float:
+    """Return the tokens a second that the base alone scores on this machine."""
+    tokens = torch.randint(0, base.vocab_size, (batch, window), generator=torch.Generator().manual_seed(0))
+    base.score(tokens)
+    start = time.perf_counter()
+    base.score(tokens)
+    return tokens.numel() / (time.perf_counter() - start)
+
+
+def zero_adapter(base: Base, fit: FitConfig) -> dict[str, LoraWeights]:
+    """Return an adapter of the fit's shape that changes nothing and can be trained."""
+    return {
+        path: LoraWeights(
+            torch.zeros(fit.rank, inputs, device=base.device, requires_grad=True),
+            torch.zeros(outputs, fit.rank, device=base.device, requires_grad=True),
+            1.0,
+        )
+        for path, (inputs, outputs) in base.linear_sites(fit.targets, fit.layers).items()
+    }

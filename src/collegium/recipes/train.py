@@ -1,0 +1,130 @@
+"""`train`: one expert per domain, resumable, several at a time; then the library's routers."""
+
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tyro.conf import OmitArgPrefixes, Positional
+
+from collegium.compose import assemble
+from collegium.core.errors import ConfigError, TrainingError, UnknownName
+from collegium.core.tables import nearest
+from collegium.data import Corpus, Domain, read_domains
+from collegium.experts import FitConfig, fit_experts
+from collegium.library import Library
+from collegium.models import Base
+from collegium.recipes.budget import parse_budget
+from collegium.recipes.common import Common
+from collegium.recipes.fit_routers import fit_routers
+from collegium.recipes.opening import DEFAULT_BASE, open_base
+from collegium.recipes.run_card import RunCard, make_card, run_folder
+from collegium.recipes.speed import tokens_per_second
+from collegium.recipes.watch import Watch
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train one expert per domain and add it to a library; experts that are there already are left alone."""
+
+    data: Positional[Path]
+    """A folder or file of texts, one sub-folder or file per domain."""
+    library: Path
+    """Where the experts go; made when it is not there."""
+    base: str = DEFAULT_BASE
+    """The base model: smollm2-135m, a folder, or hf:owner/name@revision."""
+    domains: tuple[str, ...] = ()
+    """Only these domains."""
+    budget: str = ""
+    """Time or tokens for each expert in place of --steps: 5m, 200k."""
+    workers: int = 1
+    """Experts trained at the same time; they divide the threads."""
+    routers: bool = True
+    """Fit the library's routers afterwards."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Names of the text columns in tables: text=body."""
+    out: Path | None = None
+    """Where checkpoints lie; default runs/train-HASH."""
+    fit: OmitArgPrefixes[FitConfig] = field(default_factory=FitConfig)
+    """How each expert is trained."""
+    common: OmitArgPrefixes[Common] = field(default_factory=Common)
+    """Seed and machine."""
+
+
+def run(config: TrainConfig, *, watch: Watch) -> RunCard:
+    """Return the run's card: what became of every domain.
+
+    Raises TrainingError at the end when experts failed; those that did not are in the library by then.
+    """
+    start = time.perf_counter()
+    if config.workers < 1:
+        raise ConfigError(f"--workers is at least 1, got {config.workers}.")
+    corpus = chosen_domains(read_domains(config.data, columns=config.columns or None), config.domains)
+    threads = config.common.apply_threads()
+    base = open_base(config.base, config.common)
+    library = Library(config.library, base=base, base_reference=config.base)
+    waiting = [domain for domain in corpus if domain.name not in library]
+    for domain in corpus:
+        if domain not in waiting:
+            watch.say(f"{domain.name}: is in the library already")
+    fit = resolve_fit(config, base, threads=max(1, threads // config.workers))
+    folder = run_folder("train", config, config.out)
+    outcome = train_domains(base, library, waiting, fit, workers=config.workers, folder=folder, watch=watch)
+    if config.routers and len(library.names()) > 1:
+        fit_routers(assemble(base, library), library, corpus, seed=config.common.seed, watch=watch)
+    seconds = time.perf_counter() - start
+    failed = {name: row["error"] for name, row in outcome.items() if "error" in row}
+    if failed:
+        text = "; ".join(f"{name}: {error}" for name, error in failed.items())
+        raise TrainingError(f"{len(failed)} of {len(waiting)} experts failed, the others are kept. {text}")
+    result = {"library": str(config.library), "experts": outcome, "seconds": round(seconds, 3)}
+    return make_card("train", config, result, seconds)
+
+
+def chosen_domains(corpus: Corpus, names: tuple[str, ...]) -> Corpus:
+    """Return the corpus with the named domains alone (all when none is named); raises UnknownName."""
+    for name in names:
+        if name not in corpus.names:
+            raise UnknownName(f"the data has no domain {name!r}. {nearest(name, corpus.names)}")
+    return corpus if not names else Corpus(tuple(domain for domain in corpus if domain.name in names))
+
+
+def resolve_fit(config: TrainConfig, base: Base, *, threads: int) -> FitConfig:
+    """Return the fit's settings with seed, threads, and a budget turned into steps by measured speed."""
+    fit = replace(config.fit, seed=config.common.seed, threads=threads)
+    if not config.budget:
+        return fit
+    budget = parse_budget(config.budget)
+    step_tokens = fit.batch * fit.window * fit.accumulation
+    tokens = budget.tokens
+    if tokens is None and budget.seconds is not None:
+        tokens = int(budget.seconds * tokens_per_second(base, fit))
+    return fit if tokens is None else replace(fit, steps=max(1, tokens // step_tokens))
+
+
+def train_domains(
+    base: Base,
+    library: Library,
+    domains: list[Domain],
+    fit: FitConfig,
+    *,
+    workers: int,
+    folder: Path,
+    watch: Watch,
+) -> dict[str, dict[str, Any]]:
+    """Train the domains and add each expert as soon as it is done; return each one's figures or error."""
+    outcome: dict[str, dict[str, Any]] = {}
+    bars = {domain.name: watch.begin(f"training {domain.name}", fit.steps) for domain in domains}
+    for result in fit_experts(
+        base, domains, fit, workers=workers, folder=folder, progress=lambda name, step: bars[name](step)
+    ):
+        if result.expert is None:
+            outcome[result.name] = {"error": result.error}
+            watch.say(f"{result.name}: {result.error}")
+            continue
+        library.add(result.expert)
+        bars[result.name](fit.steps)
+        outcome[result.name] = figures(library, result)
+        for warning in result.expert.card.warnings:
+            watch.say(f"{result.name}: {warning}")
+    return outcome

@@ -1,0 +1,152 @@
+"""Ensembles, mixes and merges of small bases keep the laws; broken ones are caught."""
+
+import pytest
+import torch
+
+from collegium.compose import Choice, Ensemble, JoinedVoices, Mix, SeparateVoices, SlotVoices, combine, live_rows
+from collegium.core.errors import RoutingError
+from collegium.core.protocols import LanguageModel, RouterRecipe
+from collegium.core.routing import Routing
+from collegium.models import Base
+from collegium.routers import fixed, posterior, uniform
+from collegium.testing.composition import check_composition, check_mixture
+from collegium.testing.pico import random_adapter, random_base
+from collegium.testing.tiny import TinyLM, bigram_lm
+
+NAMES = ("law", "code", "chat")
+
+
+def with_adapters(architecture: str = "llama", layers="all") -> Base:
+    base = random_base(architecture)
+    for place, name in enumerate(NAMES):
+        base.attach(name, random_adapter(base, place, layers=layers))
+    return base
+
+
+def alone(base: Base) -> dict[str, LanguageModel]:
+    voices = {name: Mix(base, {name: name}, fixed({name: 1.0}).bind((name,))) for name in NAMES}
+    return {**voices, "base": base}
+
+
+def keys() -> dict[str, str]:
+    return {name: name for name in NAMES}
+
+
+def toys() -> dict[str, TinyLM]:
+    return {name: bigram_lm(place, symbols=7) for place, name in enumerate((*NAMES, "base"))}
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gpt_neox", "qwen3", "gemma3"])
+def test_ensembles_on_slots_keep_the_laws(architecture):
+    base = with_adapters(architecture)
+
+    def compose(recipe: RouterRecipe) -> LanguageModel:
+        return Ensemble(SlotVoices(base, keys()), recipe.bind(NAMES))
+
+    check_composition(compose, alone(base))
+    check_mixture(compose, alone(base))
+
+
+@pytest.mark.parametrize("layers", ["all", "top:1"])
+def test_mixes_keep_the_laws(layers):
+    base = with_adapters("llama", layers)
+    check_composition(lambda recipe: Mix(base, keys(), recipe.bind(NAMES)), alone(base))
+
+
+def test_ensembles_of_separate_models_keep_the_laws():
+    models = toys()
+
+    def compose(recipe: RouterRecipe) -> LanguageModel:
+        return Ensemble(SeparateVoices(models), recipe.bind(NAMES))
+
+    check_composition(compose, models)
+    check_mixture(compose, models)
+
+
+def test_joined_voices_answer_like_separate_ones():
+    models = toys()
+    left = SeparateVoices({name: models[name] for name in ("code", "base")})
+    right = SeparateVoices({name: models[name] for name in ("law", "chat")})
+    joined, flat = JoinedVoices([left, right]), SeparateVoices(models)
+    tokens = torch.randint(0, 7, (2, 6), generator=torch.Generator().manual_seed(0))
+    for choice in (Choice(NAMES), Choice(NAMES, torch.tensor([[2, 0], [1, 2]]))):
+        assert torch.equal(joined.score(tokens, choice, lengths=None), flat.score(tokens, choice, lengths=None))
+        assert torch.equal(joined.logprobs(tokens, choice, lengths=None), flat.logprobs(tokens, choice, lengths=None))
+        rows, wanted = joined.open([[1, 2], [3]], choice), flat.open([[1, 2], [3]], choice)
+        assert torch.equal(rows.prompt_scores, wanted.prompt_scores)
+        for part in (rows, wanted):
+            part.step(torch.tensor([4, 5]))
+            part.keep(torch.tensor([1]))
+        assert torch.equal(rows.logprobs(), wanted.logprobs())
+
+
+def test_a_text_is_computed_by_its_own_experts_alone():
+    weights = torch.tensor([[[0.0, 1.0, 0.0]], [[0.0, 0.0, 1.0]]])
+    rows = live_rows(Routing(NAMES, weights), 2)
+    assert rows.choice.names == ("code", "chat")
+    assert rows.choice.rows == 1
+    assert rows.choice.index.tolist() == [[0], [1]]
+
+
+def test_open_weights_are_refused_by_an_ensemble():
+    routing = Routing(NAMES, torch.tensor([[[2.0, -1.0, 0.5]]]), kind="open")
+    with pytest.raises(RoutingError, match="simplex"):
+        combine(routing, torch.zeros(1, 3, 3))
+    with pytest.raises(RoutingError, match="simplex"):
+        live_rows(routing, 1)
+
+
+def test_a_router_over_strangers_is_refused():
+    with pytest.raises(RoutingError, match="voices"):
+        Ensemble(SeparateVoices(toys()), uniform().bind(("law", "stranger")))
+    with pytest.raises(RoutingError, match="attached"):
+        Mix(with_adapters(), keys(), uniform().bind(("law", "stranger")))
+
+
+def test_top_k_keeps_the_largest_and_is_a_language_model():
+    models = toys()
+    one = Ensemble(SeparateVoices(models), posterior().bind(NAMES), top_k=1)
+    routing = one.routing(torch.randint(0, 7, (2, 9), generator=torch.Generator().manual_seed(1)))
+    assert ((routing.dense() > 0).sum(-1) == 1).all()
+
+
+class LooksAhead:
+    """Weights for token t from token t itself: the mistake the suite is for."""
+
+    def __init__(self, inner: Ensemble) -> None:
+        self.inner = inner
+        self.tokenizer, self.vocab_size = inner.tokenizer, inner.vocab_size
+
+    def logprobs(self, tokens, *, lengths=None, context=1):
+        found = self.inner.logprobs(tokens, lengths=lengths, context=context)
+        return torch.cat([found[:, 1:], found[:, -1:]], dim=1)
+
+    def score(self, tokens, *, lengths=None, context=1):
+        return self.inner.score(tokens, lengths=lengths, context=context)
+
+    def open(self, prompts):
+        return self.inner.open(prompts)
+
+
+class ForgetsWeights:
+    """Mixes all experts alike whatever the router says."""
+
+    def __init__(self, models: dict[str, TinyLM]) -> None:
+        self.inner = Ensemble(SeparateVoices(models), uniform().bind(NAMES))
+
+    def __getattr__(self, name: str):
+        return getattr(self.inner, name)
+
+
+def test_the_suite_catches_looking_ahead():
+    models = toys()
+    with pytest.raises(AssertionError):
+        check_composition(lambda recipe: LooksAhead(Ensemble(SeparateVoices(models), recipe.bind(NAMES))), models)
+
+
+def test_the_suite_catches_forgotten_weights():
+    models = toys()
+    with pytest.raises(AssertionError, match="alone"):
+        check_composition(lambda recipe: ForgetsWeights(models), models)
+    with pytest.raises(AssertionError, match="weighted sum"):
+        check_mixture(lambda recipe: ForgetsWeights(models), models)
