@@ -1,0 +1,249 @@
+"""Making experts: low-rank changes of a base, trained on a domain's documents alone.
+
+LoRA [hu2022lora]: A ~ U(-1/sqrt(inputs), 1/sqrt(inputs)), B = 0, so that an untrained expert is the base. Each
+matrix is drawn from a generator of its own, named after seed, domain and layer: an expert trained alone, in parallel
+or after others comes out the same. Departure: no dropout, and the base's own weights are a candidate for the best.
+"""
+
+import dataclasses
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from collegium.core.cards import ExpertCard, Source, content_hash
+from collegium.core.names import check_name
+from collegium.core.randomness import generator
+from collegium.data import Document, Domain
+from collegium.experts.objective import Objective, text_objective, windows_hash
+from collegium.experts.payloads import Expert, lora_payload
+from collegium.experts.recipe import FitConfig, loop_config, memory_errors, recipe_of, resolve, using_threads
+from collegium.models import Base, LoraWeights, RowPlan
+from collegium.train import Checkpoints, Fit, History, Logger, fit
+
+_SLOT = ".being-fitted"
+"""The name a new expert is attached under; no name of an expert can begin with a dot."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A new expert with its learning curve, and why training ended."""
+
+    expert: Expert
+    history: History
+    ended: Literal["steps", "patience", "paused"]
+
+    @property
+    def curve(self) -> dict[str, Any]:
+        """The learning curve as plain values: what is kept beside the card."""
+        return {
+            "kind": "training",
+            "ended": self.ended,
+            "held_out": [[each.step, each.loss] for each in self.history.evaluations],
+            "loss": [[each.step, each.loss] for each in self.history.steps],
+        }
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a card says of where an expert comes from.
+
+    domain:    its name, None for a fit over the documents of several.
+    documents: hashes by split; default = those of the documents it was given.
+    """
+
+    domain: str | None = None
+    sources: tuple[Source, ...] = ()
+    documents: Mapping[str, tuple[str, ...]] | None = None
+    parents: Mapping[str, str] | None = None
+
+
+def fit_expert(
+    base: Base,
+    domain: Domain,
+    *,
+    config: FitConfig = FitConfig(),  # noqa: B008 - frozen
+    name: str | None = None,
+    checkpoint: Path | None = None,
+    logger: Logger | None = None,
+) -> Expert:
+    """Return a low-rank expert trained on a domain's train documents; it is named after the domain.
+
+    An expert that does not beat the base on the domain's held-out text is returned with a warning on its card.
+    checkpoint: a folder to go on from and to leave checkpoints in; delete it once the expert is kept.
+
+    Raises DataError for too little text, TrainingError when the fit diverges, ResourceError when the disk or the
+    memory is full, ConfigError when the folder holds checkpoints of another recipe, base or other documents.
+
+    >>> from collegium.data import Document
+    >>> from collegium.testing.pico import pico_base
+    >>> domain = Domain("law", tuple(Document(text=f"Article {n}. " * 20) for n in range(9)))
+    >>> fit_expert(pico_base(), domain, config=FitConfig(rank=2, steps=2, window=32)).name
+    'law'
+    """
+    return fit_domain(base, domain, config=config, name=name, checkpoint=checkpoint, logger=logger).expert
+
+
+def fit_domain(
+    base: Base,
+    domain: Domain,
+    *,
+    config: FitConfig = FitConfig(),  # noqa: B008 - frozen
+    name: str | None = None,
+    checkpoint: Path | None = None,
+    logger: Logger | None = None,
+) -> Trained:
+    """Return what `fit_expert` returns, with the learning curve."""
+    split = domain.split()
+    return fit_documents(
+        base,
+        split.train,
+        dev=split.dev,
+        config=config,
+        name=name or domain.name,
+        label=domain.name,
+        origin=Origin(domain.name, domain.sources, split.hashes),
+        checkpoint=checkpoint,
+        logger=logger,
+    )
+
+
+def fit_documents(
+    base: Base,
+    train: Sequence[Document],
+    *,
+    dev: Sequence[Document],
+    config: FitConfig = FitConfig(),  # noqa: B008 - frozen
+    name: str,
+    label: str | None = None,
+    origin: Origin = Origin(),
+    checkpoint: Path | None = None,
+    logger: Logger | None = None,
+) -> Trained:
+    """Return an expert trained on any documents: one domain's, a union's (the dense baseline), or a random part's.
+
+    label: the name under which everything random is drawn; default = the expert's.
+    """
+    check_name(name)
+    config, label = resolve(config, "lora"), label or name
+    recipe = recipe_of(config, "lora", base)
+    weights = fresh_weights(base, config, label)
+    with using_threads(config.threads or 1), memory_errors(config):
+        base.attach(_SLOT, _adapter(weights, config))
+        try:
+            plan = RowPlan.one(_SLOT)
+            objective = text_objective(base, plan, train=train, dev=dev, config=config, label=label)
+            card = new_card(base, "lora", train, dev=dev, name=name, recipe=recipe, origin=origin)
+            checkpoints = checkpoints_in(checkpoint, card, objective, config=config, label=label)
+            done = run_fit(objective, weights, config=config, checkpoints=checkpoints, logger=logger)
+        finally:
+            base.detach(_SLOT)
+    fitted = {name: tensor.detach().to("cpu", copy=True) for name, tensor in weights.items()}
+    payload = lora_payload(base, _adapter(fitted, config))
+    return Trained(Expert(finished_card(card, done, payload.parameters), payload), done.history, done.ended)
+
+
+def fresh_weights(base: Base, config: FitConfig, label: str) -> dict[str, Tensor]:
+    """Return the first weights of an expert, `PATH.a` and `PATH.b` for every layer it changes."""
+    weights = {}
+    for path, (inputs, outputs) in base.linear_sites(config.targets, config.layers).items():
+        bound = inputs**-0.5
+        a = torch.empty(config.rank, inputs).uniform_(
+            -bound, bound, generator=generator(config.seed, "lora", label, path)
+        )
+        weights[f"{path}.a"] = a.to(base.device).requires_grad_()
+        weights[f"{path}.b"] = torch.zeros(outputs, config.rank, device=base.device).requires_grad_()
+    return weights
+
+
+def _adapter(weights: Mapping[str, Tensor], config: FitConfig) -> dict[str, LoraWeights]:
+    scale = (config.alpha or 2.0 * config.rank) / config.rank
+    paths = [name.removesuffix(".a") for name in weights if name.endswith(".a")]
+    return {path: LoraWeights(weights[f"{path}.a"], weights[f"{path}.b"], scale) for path in paths}
+
+
+def new_card(
+    base: Base,
+    kind: Literal["lora", "whole"],
+    train: Sequence[Document],
+    *,
+    dev: Sequence[Document],
+    name: str,
+    recipe: Mapping[str, Any],
+    origin: Origin,
+) -> ExpertCard:
+    """Return the card of an expert before its first step."""
+    hashes = {"train": tuple(each.hash for each in train), "dev": tuple(each.hash for each in dev)}
+    return ExpertCard(
+        name=name,
+        kind=kind,
+        base=base.fingerprint,
+        domain=origin.domain,
+        sources=origin.sources,
+        documents=hashes if origin.documents is None else origin.documents,
+        recipe=recipe,
+        recipe_hash=content_hash(recipe),
+        parents=origin.parents or {},
+    )
+
+
+def checkpoints_in(
+    folder: Path | None, card: ExpertCard, objective: Objective, *, config: FitConfig, label: str
+) -> Checkpoints | None:
+    """Return the checkpoints of a fit: they belong to this recipe, base, parents, label and these windows alone."""
+    if folder is None:
+        return None
+    identity = content_hash(
+        {
+            "recipe": card.recipe,
+            "base": None if card.base is None else card.base.short,
+            "parents": dict(card.parents),
+            "label": label,
+            "train": windows_hash(objective.train),
+            "dev": windows_hash(objective.dev),
+        }
+    )
+    return Checkpoints(folder, identity, every=config.evaluate_every)
+
+
+def run_fit(
+    objective: Objective,
+    weights: Mapping[str, Tensor],
+    *,
+    config: FitConfig,
+    checkpoints: Checkpoints | None,
+    logger: Logger | None,
+) -> Fit:
+    """Return the fit of an objective; the weights are left at their best held-out loss."""
+    return fit(
+        weights,
+        objective.loss,
+        config=loop_config(config),
+        evaluate=objective.held_out,
+        checkpoints=checkpoints,
+        logger=logger,
+    )
+
+
+def finished_card(card: ExpertCard, done: Fit, parameters: int) -> ExpertCard:
+    """Return the card completed with what the fit went through; says so when nothing was gained."""
+    start, best = done.history.evaluations[0], done.history.best
+    warnings = card.warnings
+    if best is None or best.loss >= start.loss:
+        lowest = min((each.loss for each in done.history.evaluations[1:]), default=start.loss)
+        warnings += (
+            f"does not beat what it started from on its own held-out text: {start.loss:.4f} nats a token before "
+            f"training, {lowest:.4f} at best after it; the starting weights were kept. Give the domain more text, "
+            "or lower the learning rate.",
+        )
+    return dataclasses.replace(
+        card,
+        tokens_seen=done.history.counted,
+        trained_parameters=parameters,
+        warnings=warnings,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )

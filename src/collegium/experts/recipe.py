@@ -1,0 +1,157 @@
+"""What an expert is made by: every setting that decides its weights, resolved before the first step."""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from collegium.core.cards import to_json
+from collegium.core.errors import ResourceError
+from collegium.models import Base
+from collegium.train import LoopConfig, check_rules
+
+LEARNING_RATES = {"lora": 1e-3, "whole": 2e-4}
+"""Peak learning rates where none is given."""
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Settings of one expert. Equal settings, base and documents give equal weights, bit for bit on a processor.
+
+    There is no dropout: small experts are held back by early stop on the domain's own held-out text.
+    """
+
+    rank: int = 16
+    """Rank of the low-rank change of each layer (low-rank experts alone)."""
+    alpha: float | None = None
+    """The change is scaled by alpha / rank; None = twice the rank."""
+    targets: tuple[str, ...] | str | None = None
+    """Names of layers as paths end (`q_proj`), or a pattern; None = every linear layer in a block."""
+    layers: str | tuple[int, ...] = "all"
+    """`all`, `top:K`, or block numbers; the blocks below the first one changed are run without gradients."""
+    steps: int = 60
+    """Updates of the weights."""
+    batch: int = 4
+    """Windows read at once."""
+    window: int = 128
+    """Tokens in a window."""
+    accumulation: int = 1
+    """Batches added up for one update."""
+    learning_rate: float | None = None
+    """Its peak; None = 0.001 for low-rank experts, 0.0002 for whole models."""
+    warmup: float = 0.08
+    """Share of the steps in which the learning rate grows to its peak; afterwards a cosine to a tenth."""
+    weight_decay: float = 0.01
+    """AdamW's, on matrices alone."""
+    clip: float = 1.0
+    """Largest norm of a gradient."""
+    evaluate_every: int = 20
+    """Steps between two measurements of the held-out loss."""
+    patience: int = 3
+    """Measurements without improvement after which training stops; 0 = never."""
+    dev_tokens: int = 4096
+    """At most this many held-out tokens are measured each time."""
+    seed: int = 0
+    """Of the first weights, the packing and the order of windows, each drawn apart under the domain's name."""
+    threads: int | None = None
+    """Processor threads; part of the recipe, since another number of threads adds up in another order. None = as many
+    as torch uses here."""
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError with every setting out of its bounds."""
+        rules = [
+            ("rank", self.rank, self.rank >= 1, "is at least 1"),
+            ("alpha", self.alpha, self.alpha is None or self.alpha > 0, "is positive"),
+            ("steps", self.steps, self.steps >= 1, "is at least 1"),
+            ("batch", self.batch, self.batch >= 1, "is at least 1"),
+            ("window", self.window, self.window >= 2, "is at least 2"),
+            ("accumulation", self.accumulation, self.accumulation >= 1, "is at least 1"),
+            ("learning_rate", self.learning_rate, (self.learning_rate or 1.0) > 0, "is positive"),
+            ("warmup", self.warmup, 0 <= self.warmup <= 1, "lies in [0, 1]"),
+            ("weight_decay", self.weight_decay, self.weight_decay >= 0, "is not negative"),
+            ("clip", self.clip, self.clip > 0, "is positive"),
+            ("evaluate_every", self.evaluate_every, self.evaluate_every >= 1, "is at least 1"),
+            ("patience", self.patience, self.patience >= 0, "is not negative"),
+            ("dev_tokens", self.dev_tokens, self.dev_tokens >= 2, "is at least 2"),
+            ("threads", self.threads, self.threads is None or self.threads >= 1, "is at least 1"),
+        ]
+        check_rules(rules, what="settings of an expert")
+
+    @property
+    def tokens_per_step(self) -> int:
+        """The most tokens that one update reads."""
+        return self.batch * self.window * self.accumulation
+
+
+def resolve(config: FitConfig, kind: Literal["lora", "whole"]) -> FitConfig:
+    """Return the settings with every None that stands for a number replaced by it.
+
+    >>> resolve(FitConfig(rank=8), "lora").alpha
+    16.0
+    """
+    return dataclasses.replace(
+        config,
+        alpha=2.0 * config.rank if config.alpha is None else config.alpha,
+        learning_rate=config.learning_rate or LEARNING_RATES[kind],
+        threads=config.threads or torch.get_num_threads(),
+    )
+
+
+def loop_config(config: FitConfig) -> LoopConfig:
+    """Return the fit loop's settings of a resolved recipe."""
+    return LoopConfig(
+        config.steps,
+        config.learning_rate or LEARNING_RATES["lora"],
+        warmup_steps=round(config.warmup * config.steps),
+        weight_decay=config.weight_decay,
+        clip=config.clip,
+        accumulation=config.accumulation,
+        evaluate_every=config.evaluate_every,
+        patience=config.patience,
+    )
+
+
+def recipe_of(config: FitConfig, kind: Literal["lora", "whole"], base: Base) -> dict[str, Any]:
+    """Return what the card says of the making: resolved settings, those of the loop, dtype and device; plain JSON."""
+    settings = dataclasses.asdict(config)
+    if kind == "whole":
+        for name in ("rank", "alpha", "targets", "layers"):
+            del settings[name]
+    loop = {name: value for name, value in dataclasses.asdict(loop_config(config)).items() if name not in settings}
+    place = {"dtype": str(base.dtype).removeprefix("torch."), "device": base.device.type}
+    return json.loads(to_json({"method": f"fit {kind}", **settings, **place, "loop": loop}))
+
+
+@contextlib.contextmanager
+def using_threads(count: int) -> Iterator[None]:
+    """Let torch use this many processor threads inside the `with`."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def memory_errors(config: FitConfig) -> Iterator[None]:
+    """Turn exhausted memory into a ResourceError that says what to lower."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise _out_of_memory(config) from error
+    except RuntimeError as error:  # the processor's allocator raises nothing more precise
+        if "DefaultCPUAllocator" not in str(error):
+            raise
+        raise _out_of_memory(config) from error
+
+
+def _out_of_memory(config: FitConfig) -> ResourceError:
+    return ResourceError(
+        f"memory is exhausted at batch {config.batch} of windows of {config.window} tokens. Lower --batch (and raise "
+        "--accumulation by as much for the same result), --window, --workers, or --layers to top:K."
+    )
