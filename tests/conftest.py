@@ -2,11 +2,15 @@
 
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 import pytest_socket
 import torch
 
 from collegium.models import Base
+
+hypothesis.settings.register_profile("collegium", deadline=None, derandomize=True, max_examples=50)
+hypothesis.settings.load_profile("collegium")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
