@@ -4,7 +4,7 @@ from collegium.claims.experiment import Experiment, Place
 from collegium.claims.experiments import EXPERIMENTS
 from collegium.claims.ledger import LEDGER, Claim, Part, parse_claim, read_ledger
 from collegium.claims.page import claims_page, current_page
-from collegium.claims.results import RESULTS, Result, judge_claim, problems, read_results, write_result
+from collegium.claims.results import RESULTS, Result, add_analysis, judge_claim, problems, read_results, write_result
 from collegium.claims.run import ClaimState, Outcome, list_claims, run_claims
 from collegium.claims.verdict import judge, together
 
@@ -19,6 +19,7 @@ __all__ = [
     "Part",
     "Place",
     "Result",
+    "add_analysis",
     "claims_page",
     "current_page",
     "judge",

@@ -85,7 +85,7 @@ def sum_of(tensors: list[Tensor], weights: Float[Tensor, " expert"]) -> Tensor:
     return torch.tensordot(weights.to(tensors[0].dtype), torch.stack(tensors), dims=1)
 
 
-def _scores(models: list[Base], sequences: Int[Tensor, "sequence seq"]) -> Float[Tensor, "sequence seq expert"]:
+def _scores(models: list[Base], sequences: Int[Tensor, "sequence seq"]) -> Float[Tensor, "sequence predicted expert"]:
     with torch.inference_mode():
         return torch.stack([model.score(sequences + _FIRST_SYMBOL)[:, 1:].double() for model in models], dim=-1)
 

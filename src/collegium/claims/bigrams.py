@@ -59,7 +59,9 @@ def sample(table: Table, count: int, *, generator: torch.Generator, tokens: int 
     return continue_sample(table, torch.randint(SYMBOLS, (count, 1), generator=generator), tokens - 1, generator)
 
 
-def continue_sample(table: Table, start: Sequences, more: int, generator: torch.Generator) -> Sequences:
+def continue_sample(
+    table: Table, start: Sequences, more: int, generator: torch.Generator
+) -> Int[Tensor, "sequence longer"]:
     """Return the sequences with more symbols of this language behind them."""
     columns = list(start.T)
     for _ in range(more):
@@ -74,7 +76,7 @@ def fit(sequences: Sequences) -> Table:
     return (counts / counts.sum(-1, keepdim=True)).log()
 
 
-def score(experts: list[Tensor], sequences: Sequences) -> Float[Tensor, "sequence seq expert"]:
+def score(experts: list[Tensor], sequences: Sequences) -> Float[Tensor, "sequence predicted expert"]:
     """Return each expert's log-probability of every symbol after the first."""
     return torch.stack([table[sequences[:, :-1], sequences[:, 1:]] for table in experts], dim=-1)
 

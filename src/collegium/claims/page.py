@@ -14,8 +14,8 @@ _HEAD = """# Claims
 This page is written from the ledger (`src/collegium/claims/ledger`) and its results (`src/collegium/claims/results`)
 by `make docs`; a test compares it. Each claim was committed before its run. The verdict comes from the 95 % interval
 (Student's t over seeds) of a paired difference: **holds** if the whole interval lies beyond the margin, **fails** if
-the whole of it lies on the other side, else **not shown**; a claim of several parts holds if all of them hold and fails if
-one fails. *Exact* claims are laws: they hold if the law holds on every seed. A claim that fails stays here with an
+the whole of it lies on the other side, else **not shown**; a claim of several parts holds if all of them hold and fails
+if one fails. *Exact* claims are laws: they hold if the law holds on every seed. A claim that fails stays here with an
 analysis; nothing is tuned until it passes.
 
 Scales: *exact* a law; *toy* bigram languages and pico models; *small* the default base (134.5 M parameters) with LoRA

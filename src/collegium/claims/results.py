@@ -1,5 +1,6 @@
 """Results: what a run of a claim measured, kept beside the ledger and never overwritten silently."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping
@@ -117,6 +118,18 @@ def read_result(path: Path) -> Result:
 def read_results(folder: Path = RESULTS) -> dict[str, Result]:
     """Return every result of a folder by its claim's key."""
     return {path.stem: read_result(path) for path in sorted(folder.glob("*.json"))}
+
+
+def add_analysis(key: str, text: str, *, folder: Path = RESULTS) -> Path:
+    """Return the file of a result that now says why: what a failed claim owes its readers.
+
+    Raises ConfigError when there is no such result, or nothing is said.
+    """
+    path = folder / f"{key}.json"
+    if not path.exists() or not text.strip():
+        raise ConfigError(f"an analysis needs a result and words; got {key!r} and {len(text.strip())} characters.")
+    write_text(path, to_json(dataclasses.replace(read_result(path), analysis=text.strip())))
+    return path
 
 
 def problems(claims: tuple[Claim, ...], results: Mapping[str, Result]) -> list[str]:
