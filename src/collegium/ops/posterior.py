@@ -1,7 +1,7 @@
 """Bayes' rule over experts, in log space."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 
@@ -23,13 +23,15 @@ def running_log_likelihood(
     start: Float[Tensor, "batch expert"],
     *,
     decay: float = 1.0,
+    padding: Bool[Tensor, "batch seq"] | None = None,
 ) -> Float[Tensor, "batch seq expert"]:
     """Return each expert's log-likelihood of the text up to and including each token.
 
     r_t = decay * r_{t-1} + log p(x_t | x_<t, j), with r_0 = start. decay 1 is the cumulative posterior of the paper,
     0 the one-token posterior of its public code, which breaks the regret bound.
 
-    Tokens are added one after another, so that reading them at once or one by one is the same to the last bit.
+    Where `padding` is true the token moves nothing. Tokens are added one after another, so that reading them at once
+    or one by one is the same to the last bit.
 
     >>> running_log_likelihood(torch.tensor([[[-1.0], [-2.0]]]), torch.zeros(1, 1))
     tensor([[[-1.],
@@ -37,7 +39,8 @@ def running_log_likelihood(
     """
     running, rows = start, []
     for position in range(log_likelihoods.shape[1]):
-        running = decay * running + log_likelihoods[:, position]
+        moved = decay * running + log_likelihoods[:, position]
+        running = moved if padding is None else torch.where(padding[:, position, None], running, moved)
         rows.append(running)
     return torch.stack(rows, dim=1) if rows else log_likelihoods
 

@@ -1,0 +1,116 @@
+"""Who the prompt looks like speaks: one-versus-rest logistic regression on its words."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from collegium.core.errors import RoutingError
+from collegium.core.protocols import Context, PrefixRouter, Shelf, Tokenizer
+from collegium.core.routing import BASE
+from collegium.routers.features import count_features, scaled
+from collegium.routers.fitted import check_covered, load_fit
+from collegium.routers.held import HeldRouter, check_experts
+
+CLASSIFIER = "classifier"
+LONGEST = 128
+"""Words beyond which a longer text makes the calibration no surer."""
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """The probability that a context is of an expert's domain, from its words; abstains when it is like none.
+
+    A row per expert: logistic regression on tf-idf against a fixed background sample ("rest"), calibrated on held-out
+    excerpts with a slope that depends on their length. Row e gives p_e, the probability against the rest when both
+    are equally likely; with m_e other domains in the background, the weight is p_e / (p_e + m_e (1 - p_e)), normalised
+    over the experts. When no p_e reaches `threshold`, or the context has no word, all weight is on `base`.
+
+    fit: the name it lies under in the library.
+    """
+
+    threshold: float = 0.5
+    fit: str = CLASSIFIER
+
+    def __post_init__(self) -> None:
+        """Check the threshold."""
+        if not 0 <= self.threshold <= 1:
+            raise RoutingError(f"classifier: threshold lies between 0 and 1, got {self.threshold}.")
+
+    @property
+    def name(self) -> str:
+        """Its row in the table."""
+        return CLASSIFIER
+
+    def bind(
+        self, experts: tuple[str, ...], *, shelf: Shelf | None = None, tokenizer: Tokenizer | None = None
+    ) -> PrefixRouter:
+        """Return the router; raises RoutingError when it was never fitted, StaleRouter when it lacks an expert."""
+        check_experts(experts)
+        tensors, card = load_fit(shelf, self.fit, router=CLASSIFIER)
+        check_covered(experts, card["experts"], router=CLASSIFIER, fit=self.fit)
+        rows = Rows(
+            torch.stack([tensors[f"row.{name}"] for name in experts]),
+            torch.stack([tensors[f"calibration.{name}"] for name in experts]),
+            tensors["inverse_frequency"],
+        )
+
+        def decide(context: Context) -> Float[Tensor, "batch expert"]:
+            texts = context_texts(context, tokenizer)
+            return torch.stack([_weights(*rows.read(text), threshold=self.threshold) for text in texts])
+
+        return HeldRouter((*experts, BASE), decide)
+
+
+def classifier(threshold: float = 0.5, fit: str = CLASSIFIER) -> Classifier:
+    """Return the recipe of the classifier.
+
+    >>> classifier(threshold=0.7).threshold
+    0.7
+    """
+    return Classifier(threshold, fit)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One-versus-rest rows. calibration: intercept, slope, slope with length, offset, number of domains in the rest."""
+
+    rows: Float[Tensor, "expert bucket"]
+    calibration: Float[Tensor, "expert 5"]
+    inverse_frequency: Float[Tensor, " bucket"]
+
+    def read(self, text: str) -> tuple[Float[Tensor, " expert"], Float[Tensor, " expert"]] | tuple[None, None]:
+        """Return each expert's log-odds against its rest and log of the domains in it; None for a text of no words."""
+        features = count_features(text)
+        if not features.words:
+            return None, None
+        intercept, slope, with_length, offset, rest = self.calibration.double().unbind(dim=-1)
+        raw = (self.rows[:, features.index] * scaled(features, self.inverse_frequency)).sum(dim=-1) + intercept
+        return raw * (slope + with_length * length_share(features.words)) + offset, rest.log()
+
+
+def length_share(words: int) -> float:
+    """Return how long a text is, from 0 (nothing) to 1 (long enough)."""
+    return math.log1p(min(words, LONGEST)) / math.log1p(LONGEST)
+
+
+def context_texts(context: Context, tokenizer: Tokenizer | None) -> tuple[str, ...]:
+    """Return the contexts as text; raises RoutingError for a base that serves token ids alone."""
+    if context.texts is not None:
+        return context.texts
+    if tokenizer is None:
+        raise RoutingError("this router reads text, but the base has no tokenizer; use uniform, fixed or posterior.")
+    pairs = zip(context.tokens.tolist(), context.lengths.tolist(), strict=True)
+    return tuple(tokenizer.decode(row[:length]) for row, length in pairs)
+
+
+def _weights(
+    log_odds: Float[Tensor, " expert"] | None, log_rest: Float[Tensor, " expert"] | None, *, threshold: float
+) -> Float[Tensor, " expert"]:
+    """Return the experts' weights and that of `base`, last."""
+    if log_odds is None or log_rest is None or float(log_odds.sigmoid().max()) < threshold:
+        experts = 0 if log_odds is None else len(log_odds)
+        return torch.nn.functional.one_hot(torch.tensor(experts), experts + 1).float()
+    return torch.cat([(log_odds - log_rest).sigmoid().log().softmax(dim=0).float(), torch.zeros(1)])

@@ -1,0 +1,67 @@
+"""Fitting the cluster router: a feature space once, then one centre per expert that touches no other."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from collegium.core.errors import RoutingError
+from collegium.core.protocols import Shelf
+from collegium.core.tables import nearest
+from collegium.routers.cluster import CENTRE, CLUSTER, SPACE, WordSpace, clusters_and_centres, word_vectors
+from collegium.routers.fitted import fit_card, load_fit
+
+
+def fit_cluster(
+    shelf: Shelf, name: str = CLUSTER, *, clusters: WordSpace, documents_by_expert: Mapping[str, Sequence[str]]
+) -> None:
+    """Keep the feature space of these clusters, and as each expert's centre the mean embedding of its documents.
+
+    For labelled domains; `fit_discovered` keeps the discovered centres themselves.
+    """
+    centres = {expert: _centre(clusters, expert, texts) for expert, texts in documents_by_expert.items()}
+    _keep(shelf, name, _space(clusters), centres)
+
+
+def fit_discovered(shelf: Shelf, name: str = CLUSTER, *, clusters: WordSpace, experts: Sequence[str]) -> None:
+    """Keep discovered clusters; `experts` names the expert of each, in the clusters' order."""
+    if len(experts) != len(clusters.centres) or len(set(experts)) != len(experts):
+        raise RoutingError(f"cluster: {len(clusters.centres)} clusters need as many experts, got {list(experts)}.")
+    centres = dict(zip(experts, clusters.centres.float().unbind(), strict=True))
+    _keep(shelf, name, _space(clusters), centres)
+
+
+def grow_cluster(shelf: Shelf, name: str = CLUSTER, *, expert: str, documents: Sequence[str]) -> None:
+    """Write one expert's centre, in the feature space of the first fit; no other centre changes."""
+    tensors, _ = load_fit(shelf, name, router=CLUSTER)
+    clusters, centres = clusters_and_centres(tensors)
+    space = {key: each for key, each in tensors.items() if key.startswith(SPACE)}
+    _keep(shelf, name, space, {**centres, expert: _centre(clusters, expert, documents)})
+
+
+def shrink_cluster(shelf: Shelf, name: str = CLUSTER, *, expert: str) -> None:
+    """Drop one expert's centre; no other changes. What it added to the feature space stays until a new fit."""
+    tensors, _ = load_fit(shelf, name, router=CLUSTER)
+    experts = [key.removeprefix(CENTRE) for key in tensors if key.startswith(CENTRE)]
+    if expert not in experts:
+        raise RoutingError(f"cluster: the fit has no expert {expert!r}. {nearest(expert, experts)}")
+    kept = {key: each for key, each in tensors.items() if key != f"{CENTRE}{expert}"}
+    shelf.save_router(name, kept, fit_card(CLUSTER, experts=sorted(set(experts) - {expert})))
+
+
+def _space(clusters: WordSpace) -> dict[str, Tensor]:
+    return {f"{SPACE}{key}": each for key, each in clusters.to_tensors().items()}
+
+
+def _centre(clusters: WordSpace, expert: str, texts: Sequence[str]) -> Float[Tensor, " dim"]:
+    """Return the mean of the texts' embeddings, each of length one; texts without a known word count nothing."""
+    sums = [torch.stack(vectors).sum(dim=0) for text in texts if (vectors := word_vectors(clusters, text))]
+    if not sums:
+        raise RoutingError(f"cluster: no document of expert {expert!r} has a word that the feature space knows.")
+    return torch.stack([each / each.norm() for each in sums]).mean(dim=0)
+
+
+def _keep(shelf: Shelf, name: str, space: Mapping[str, Tensor], centres: Mapping[str, Tensor]) -> None:
+    rows = {f"{CENTRE}{expert}": centre.float() for expert, centre in centres.items()}
+    shelf.save_router(name, {**space, **rows}, fit_card(CLUSTER, experts=sorted(centres)))
