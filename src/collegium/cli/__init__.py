@@ -1,0 +1,1 @@
+"""The command line: `collegium COMMAND --help`; one file per group of commands."""

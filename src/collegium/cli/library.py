@@ -1,0 +1,244 @@
+"""`library list / show / add / remove / verify`: keep a library."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import OmitArgPrefixes, Positional, arg
+
+from collegium.cli.command import Command, Group
+from collegium.cli.console import Screen
+from collegium.cli.output import Outcome
+from collegium.core.errors import ConfigError
+from collegium.experts import is_peft_folder
+from collegium.library import Library, Lineage
+from collegium.recipes.common import Common
+from collegium.recipes.keep import remove_expert
+from collegium.recipes.opening import DEFAULT_BASE, open_base
+from collegium.recipes.reference import is_library
+
+
+@dataclass(frozen=True)
+class ListConfig:
+    """List the experts of a library."""
+
+    library: Path
+    """The library of experts."""
+    common: OmitArgPrefixes[Common] = field(default_factory=Common)
+    """Seed and machine."""
+
+
+@dataclass(frozen=True)
+class ShowConfig:
+    """Show an expert: its card, where it came from, what was made from it, and its measurements."""
+
+    name: Positional[str]
+    """The expert."""
+    library: Path
+    """The library of experts."""
+    common: OmitArgPrefixes[Common] = field(default_factory=Common)
+    """Seed and machine."""
+
+
+@dataclass(frozen=True)
+class AddConfig:
+    """Add an expert: a folder of ours, or an adapter that PEFT saved."""
+
+    folder: Positional[Path]
+    """The expert's folder."""
+    library: Path
+    """The library of experts; made when it is not there and --base is given."""
+    name: Annotated[str, arg(name="as")] = ""
+    """The expert's name in the library; default = the folder's."""
+    trust_base: bool = False
+    """Do not warn that an adapter from elsewhere does not say which base it was made for."""
+    base: str = ""
+    """The base model; default = the library's own."""
+    dry_run: bool = False
+    """Say what would be added, then stop."""
+    common: OmitArgPrefixes[Common] = field(default_factory=Common)
+    """Seed and machine."""
+
+
+@dataclass(frozen=True)
+class RemoveConfig:
+    """Remove an expert; the others answer as if it had never been there."""
+
+    name: Positional[str]
+    """The expert."""
+    library: Path
+    """The library of experts."""
+    cascade: bool = False
+    """Remove what was branched or merged from it, too."""
+    keep_descendants: bool = False
+    """Leave what was branched or merged from it."""
+    dry_run: bool = False
+    """Say what would go, then stop."""
+    common: OmitArgPrefixes[Common] = field(default_factory=Common)
+    """Seed and machine."""
+
+
+@dataclass(frozen=True)
+class VerifyConfig:
+    """Check every file of a library against its card; ends with 1 when something is wrong."""
+
+    library: Path
+    """The library of experts."""
+    common: OmitArgPrefixes[Common] = field(default_factory=Common)
+    """Seed and machine."""
+
+
+def run_list(config: ListConfig, screen: Screen) -> Outcome:
+    """Return the experts with their kinds, domains and sizes, the fitted routers and the default composition."""
+    library = Library(config.library, read_only=True)
+    experts = [
+        {
+            "name": row.name,
+            "kind": row.kind,
+            "task": row.task,
+            "domain": row.domain or None,
+            "tokens_seen": row.tokens_seen,
+            "trained_parameters": row.trained_parameters,
+            "problem": row.problem or None,
+        }
+        for row in library.rows().values()
+    ]
+    columns = ("name", "kind", "domain", "tokens_seen", "trained_parameters")
+    screen.table(
+        ("expert", "kind", "domain", "tokens seen", "parameters"), [[row[key] for key in columns] for row in experts]
+    )
+    for row in experts:
+        if row["problem"]:
+            screen.say(f"{row['name']}: {row['problem']}")
+    defaults = dataclasses.asdict(library.defaults)
+    said = ", ".join(f"{key} {value}" for key, value in defaults.items() if value is not None)
+    screen.say(f"{len(experts)} experts on {library.base_reference or library.base_fingerprint.short}; default: {said}")
+    value = {
+        "library": str(config.library),
+        "base": library.base_reference,
+        "base_fingerprint": dataclasses.asdict(library.base_fingerprint),
+        "defaults": defaults,
+        "routers": list(library.router_names()),
+        "models": list(library.model_names()),
+        "experts": experts,
+    }
+    return Outcome(value, experts)
+
+
+def run_show(config: ShowConfig, screen: Screen) -> Outcome:
+    """Return everything known about an expert."""
+    found = Library(config.library, read_only=True).show(config.name)
+    card = dataclasses.asdict(found.card)
+    seen = {split: len(hashes) for split, hashes in found.card.documents.items()}
+    screen.table(
+        ("what", "value"),
+        [
+            ("name", found.card.name),
+            ("kind", found.card.kind),
+            ("task", found.card.task),
+            ("base", found.card.base.short if found.card.base else "unverified"),
+            ("domain", found.card.domain),
+            ("documents", ", ".join(f"{count} {split}" for split, count in seen.items()) or None),
+            ("sources", ", ".join(f"{each.name} ({each.licence})" for each in found.card.sources) or None),
+            ("tokens seen", f"{found.card.tokens_seen:,}"),
+            ("trained parameters", f"{found.card.trained_parameters:,}"),
+            ("bytes", f"{found.payload_bytes:,}"),
+            ("recipe", found.card.recipe_hash[:12] or None),
+            ("created", found.card.created or None),
+            ("descendants", ", ".join(found.descendants) or None),
+        ],
+    )
+    for line in lineage_lines(found.lineage):
+        screen.say(line)
+    for warning in found.card.warnings:
+        screen.say(f"warning: {warning}")
+    value = {
+        "card": card,
+        "lineage": dataclasses.asdict(found.lineage),
+        "descendants": list(found.descendants),
+        "metrics": [dict(each) for each in found.metrics],
+        "payload_bytes": found.payload_bytes,
+    }
+    return Outcome(value, [dict(each) for each in found.metrics])
+
+
+def lineage_lines(tree: Lineage, depth: int = 0) -> list[str]:
+    """Return the tree of an expert's parents, a line each; nothing for one without parents.
+
+    >>> lineage_lines(Lineage("law", True, (Lineage("civil", False),)))
+    ['law', '  from civil (no longer in the library)']
+    """
+    if depth == 0 and not tree.parents:
+        return []
+    gone = "" if tree.found else " (no longer in the library)"
+    line = "  " * depth + ("from " if depth else "") + tree.name + gone
+    return [line, *(each for parent in tree.parents for each in lineage_lines(parent, depth + 1))]
+
+
+def run_add(config: AddConfig, screen: Screen) -> Outcome:
+    """Return the card of the expert that was added."""
+    library = _writable(config)
+    name = config.name or config.folder.resolve().name
+    if config.dry_run:
+        screen.say(f"would add {config.folder} to {library.path} as {name}")
+        return Outcome({"would_add": name, "library": str(config.library)})
+    card = library.add(config.folder, config.name or None, trust_base=config.trust_base)
+    screen.say(f"added {card.name} ({card.kind}, {card.trained_parameters:,} parameters) to {config.library}")
+    return Outcome({"added": card.name, "card": dataclasses.asdict(card), "library": str(config.library)})
+
+
+def _writable(config: AddConfig) -> Library:
+    """Return the library to add to; a new one, and an adapter from elsewhere, need the base itself."""
+    if not is_library(str(config.library)):
+        if not config.base:
+            raise ConfigError(
+                f"there is no library at {config.library}; give --base (such as {DEFAULT_BASE}) to make one there."
+            )
+        return Library(config.library, base=open_base(config.base, config.common), base_reference=config.base)
+    library = Library(config.library)
+    if not config.base and not is_peft_folder(config.folder):
+        return library
+    return Library(config.library, base=open_base(config.base or library.base_reference, config.common))
+
+
+def run_remove(config: RemoveConfig, screen: Screen) -> Outcome:
+    """Return who went, who stays of those made from it, and where traces remain."""
+    library = Library(config.library)
+    before = set(library.names())
+    if config.dry_run:
+        descendants = list(library.descendants(config.name)) if config.name in library else []
+        screen.say(f"would remove {config.name}" + (f"; made from it: {', '.join(descendants)}" if descendants else ""))
+        return Outcome({"would_remove": config.name, "descendants": descendants})
+    descendants = list(library.descendants(config.name)) if config.name in library else []
+    traces = remove_expert(library, config.name, cascade=config.cascade, keep_descendants=config.keep_descendants)
+    removed = sorted(before - set(library.names())) or [config.name]
+    kept = [name for name in descendants if name not in removed]
+    screen.say(f"removed {', '.join(removed)}" + (f"; kept {', '.join(kept)}" if kept else ""))
+    for trace in traces:
+        screen.say(trace)
+    return Outcome({"removed": removed, "kept": kept, "traces": traces})
+
+
+def run_verify(config: VerifyConfig, screen: Screen) -> Outcome:
+    """Return what is wrong with each name; nothing for a sound library."""
+    library = Library(config.library)
+    problems = library.verify()
+    rows: list[dict[str, Any]] = [{"name": name, "problems": found} for name, found in sorted(problems.items())]
+    for row in rows:
+        for problem in row["problems"]:
+            screen.say(f"{row['name']}: {problem}")
+    screen.say(f"{len(library)} experts checked, {len(rows)} with problems")
+    return Outcome({"checked": len(library), "problems": problems}, rows, code=1 if rows else 0)
+
+
+LIBRARY = Group(
+    "Keep a library of experts.",
+    {
+        "list": Command(ListConfig, run_list),
+        "show": Command(ShowConfig, run_show),
+        "add": Command(AddConfig, run_add),
+        "remove": Command(RemoveConfig, run_remove),
+        "verify": Command(VerifyConfig, run_verify),
+    },
+)
