@@ -1,19 +1,30 @@
 """Experts: what one is, how it lies on disk, how it is made, and PEFT folders in and out."""
 
 from collegium.experts.average import average_experts, average_whole, parents_of
+from collegium.experts.fit import Origin, Trained, fit_documents, fit_domain, fit_expert
 from collegium.experts.folder import check_base, check_expert, is_peft_folder, load_expert, read_card, save_expert
 from collegium.experts.payloads import Expert, LoraPayload, WholePayload, lora_payload, payload_digest
 from collegium.experts.peft_folder import read_peft
+from collegium.experts.recipe import FitConfig, resolve
 from collegium.experts.whole import load_model, open_whole
+from collegium.experts.whole_fit import fit_whole, fit_whole_documents
 
 __all__ = [
     "Expert",
+    "FitConfig",
     "LoraPayload",
+    "Origin",
+    "Trained",
     "WholePayload",
     "average_experts",
     "average_whole",
     "check_base",
     "check_expert",
+    "fit_documents",
+    "fit_domain",
+    "fit_expert",
+    "fit_whole",
+    "fit_whole_documents",
     "is_peft_folder",
     "load_expert",
     "load_model",
@@ -23,5 +34,6 @@ __all__ = [
     "payload_digest",
     "read_card",
     "read_peft",
+    "resolve",
     "save_expert",
 ]

@@ -2,21 +2,18 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import (
-    LogitsProcessorList,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
 
 from collegium.core.errors import ConfigError, DataError
 from collegium.core.protocols import Decoding, LanguageModel, Tokenizer
 from collegium.core.randomness import generator
+
+if TYPE_CHECKING:
+    from transformers import LogitsProcessorList
 
 
 @dataclass(frozen=True)
@@ -94,8 +91,16 @@ Stream = Callable[[int, str, Mapping[str, float]], None]
 """Told (prompt number, new text, each expert's share in it) as texts grow."""
 
 
-def processors(sampling: Sampling) -> LogitsProcessorList:
+def processors(sampling: Sampling) -> "LogitsProcessorList":
     """Return the chain of transformers' logits processors that a sampling stands for."""
+    from transformers import (
+        LogitsProcessorList,
+        RepetitionPenaltyLogitsProcessor,
+        TemperatureLogitsWarper,
+        TopKLogitsWarper,
+        TopPLogitsWarper,
+    )
+
     chain = LogitsProcessorList()
     if sampling.repetition_penalty != 1:
         chain.append(RepetitionPenaltyLogitsProcessor(penalty=sampling.repetition_penalty))
@@ -108,7 +113,7 @@ def processors(sampling: Sampling) -> LogitsProcessorList:
     return chain
 
 
-def draw(log_probs: Float[Tensor, " vocab"], row: _Row, sampling: Sampling, chain: LogitsProcessorList) -> int:
+def draw(log_probs: Float[Tensor, " vocab"], row: _Row, sampling: Sampling, chain: "LogitsProcessorList") -> int:
     """Return the next token of one text."""
     seen = torch.tensor([row.prompt + row.tokens])
     scores = chain(seen, log_probs[None].float().cpu())[0]  # pyright: ignore[reportArgumentType]

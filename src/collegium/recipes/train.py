@@ -11,7 +11,8 @@ from collegium.compose import assemble
 from collegium.core.errors import ConfigError, TrainingError, UnknownName
 from collegium.core.tables import nearest
 from collegium.data import Corpus, Domain, read_domains
-from collegium.experts import FitConfig, fit_experts
+from collegium.experts import FitConfig
+from collegium.experts.workers import Outcome, fit_experts
 from collegium.library import Library
 from collegium.models import Base
 from collegium.recipes.budget import parse_budget
@@ -113,18 +114,38 @@ def train_domains(
     watch: Watch,
 ) -> dict[str, dict[str, Any]]:
     """Train the domains and add each expert as soon as it is done; return each one's figures or error."""
-    outcome: dict[str, dict[str, Any]] = {}
     bars = {domain.name: watch.begin(f"training {domain.name}", fit.steps) for domain in domains}
-    for result in fit_experts(
-        base, domains, fit, workers=workers, folder=folder, progress=lambda name, step: bars[name](step)
-    ):
-        if result.expert is None:
-            outcome[result.name] = {"error": result.error}
-            watch.say(f"{result.name}: {result.error}")
-            continue
-        library.add(result.expert)
-        bars[result.name](fit.steps)
-        outcome[result.name] = figures(library, result)
-        for warning in result.expert.card.warnings:
-            watch.say(f"{result.name}: {warning}")
-    return outcome
+
+    def keep(outcome: Outcome) -> None:
+        assert outcome.expert is not None
+        library.add(outcome.expert)
+        library.measure(outcome.name, dict(outcome.curve or {}))
+        bars[outcome.name](fit.steps)
+        for warning in outcome.expert.card.warnings:
+            watch.say(f"{outcome.name}: {warning}")
+
+    outcomes = fit_experts(
+        base,
+        domains,
+        config=fit,
+        work=folder,
+        workers=workers,
+        keep=keep,
+        report=lambda progress: bars[progress.name](progress.step),
+    )
+    return {outcome.name: figures(outcome) for outcome in outcomes}
+
+
+def figures(outcome: Outcome) -> dict[str, Any]:
+    """Return what became of one expert as plain values."""
+    if outcome.error is not None or outcome.expert is None:
+        return {"error": str(outcome.error)}
+    card, held_out = outcome.expert.card, (outcome.curve or {}).get("held_out", [])
+    return {
+        "tokens_seen": card.tokens_seen,
+        "trained_parameters": card.trained_parameters,
+        "held_out_nats_before": held_out[0][1] if held_out else None,
+        "held_out_nats": min((loss for _, loss in held_out), default=None),
+        "recipe_hash": card.recipe_hash[:12],
+        "warnings": list(card.warnings),
+    }

@@ -1,0 +1,46 @@
+"""Judging answers: metrics by hand, code only when allowed."""
+
+import pytest
+import torch
+
+from collegium.core.errors import ConfigError
+from collegium.data import Document
+from collegium.infer.answers import AnswerConfig, exact_match, judge_answers, load_metric, word_f1
+from collegium.testing.tiny import LetterTokenizer, TinyLM
+
+
+def parrot() -> TinyLM:
+    """Always says b."""
+    logits = torch.zeros(3, 3)
+    logits[:, 2] = 50.0
+    return TinyLM(logits, 1, eos=None, tokenizer=LetterTokenizer("\nab"))
+
+
+def test_metrics_by_hand():
+    assert exact_match("The Cat.", "cat") == 1.0
+    assert exact_match("dog", "cat") == 0.0
+    assert word_f1("red cat", "cat") == pytest.approx(2 / 3)
+    assert word_f1("", "cat") == 0.0
+
+
+def test_answers_are_judged_per_domain_with_intervals():
+    rows = [Document(prompt="a", completion="bb"), Document(prompt="ab", completion="ba")]
+    found = judge_answers(parrot(), {"x": rows}, AnswerConfig(judge=True, tokens=2), seed=0)
+    assert found["x"]["exact_match"]["mean"] == 0.5
+    assert found["x"]["rows"] == 2
+
+
+def test_nothing_is_generated_unless_asked():
+    assert judge_answers(parrot(), {"x": [Document(prompt="a", completion="b")]}, AnswerConfig(), seed=0) == {}
+
+
+def test_a_metric_runs_only_when_code_is_allowed():
+    with pytest.raises(ConfigError, match="--allow-code"):
+        load_metric("operator:eq", allow_code=False)
+    assert load_metric("operator:eq", allow_code=True)("a", "a")
+
+
+@pytest.mark.parametrize("name", ["operator", "operator:nothing", "no_such_module_here:f", "os;system:f"])
+def test_a_metric_that_is_not_there_is_told(name):
+    with pytest.raises(ConfigError, match="--metric"):
+        load_metric(name, allow_code=True)
