@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -34,6 +34,7 @@ class Choice:
         return self if self.index is None else Choice(self.names, self.index[rows])
 
 
+@runtime_checkable
 class VoicesDecoding(Protocol):
     """Texts continued by every chosen voice at once."""
 
@@ -52,6 +53,7 @@ class VoicesDecoding(Protocol):
         ...
 
 
+@runtime_checkable
 class Voices(Protocol):
     """Named next-token distributions over one vocabulary."""
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -122,8 +123,8 @@ def _row(expert: str, sample: _Sample, tensors: Mapping[str, Tensor], *, card: M
     shares = torch.tensor([length_share(each.words) for each in [*dev, *rest_dev]], dtype=torch.float64)
     platt = LogisticRegression(C=1.0, class_weight="balanced")
     platt.fit(torch.stack([raw, raw * shares], dim=1).numpy(), [1] * len(dev) + [0] * len(rest_dev))
-    slopes = platt.coef_[0].tolist()
-    calibration = [float(words.intercept_[0]), *slopes, float(platt.intercept_[0]), len(owners) - (own >= 0)]
+    intercept, offset = (float(np.asarray(each.intercept_)[0]) for each in (words, platt))
+    calibration = [intercept, *platt.coef_[0].tolist(), offset, len(owners) - (own >= 0)]
     return {
         f"row.{expert}": torch.from_numpy(words.coef_[0]).float(),
         f"calibration.{expert}": torch.tensor(calibration, dtype=torch.float64),

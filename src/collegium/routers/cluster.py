@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -20,6 +20,7 @@ CENTRE = "centre."
 SPACE = "space."
 
 
+@runtime_checkable
 class WordSpace(Protocol):
     """What the router asks of `collegium.data.Clusters`: words as vectors, and back from tensors."""
 
