@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -100,7 +101,7 @@ def test_a_hash_is_of_the_content_alone() -> None:
 @pytest.mark.parametrize(
     "fields", [{}, {"text": "a", "prompt": "b", "completion": "c"}, {"prompt": "a"}, {"text": "a", "completion": "b"}]
 )
-def test_a_document_is_exactly_one_thing(fields: dict[str, str]) -> None:
+def test_a_document_is_exactly_one_thing(fields: dict[str, Any]) -> None:
     with pytest.raises(DataError, match="exactly one"):
         Document(**fields)
 

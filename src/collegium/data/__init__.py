@@ -1,11 +1,13 @@
 """Corpora: read, split, encode, pack, describe, discover."""
 
+from collegium.data.demo import DEMO_DOMAINS, pull
 from collegium.data.documents import Corpus, Document, Domain, Message, Split
 from collegium.data.encoding import Encoded, encode
 from collegium.data.reading import read_domains
 from collegium.data.windows import Windows, cut, pack
 
 __all__ = [
+    "DEMO_DOMAINS",
     "Corpus",
     "Document",
     "Domain",
@@ -16,5 +18,6 @@ __all__ = [
     "cut",
     "encode",
     "pack",
+    "pull",
     "read_domains",
 ]
