@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 _FIRST_REMARK_SECONDS = 30.0
+_PIPE_COLUMNS = 10_000
 
 
 class Screen:
@@ -59,7 +60,7 @@ class Screen:
         if self.console.is_terminal:
             self.console.print(table)
         else:  # a pipe gets whole rows, however long
-            self.console.print(table, width=max(80, self.console.measure(table).maximum), no_wrap=True)
+            Console(file=self.console.file, highlight=False, width=_PIPE_COLUMNS).print(table)
 
     def begin(self, label: str, total: int) -> Callable[[int], None]:
         """Start a bar of `total` units and return its updater, which is told how much is done so far."""

@@ -14,14 +14,19 @@ from collegium.cli.claims import CLAIMS
 from collegium.cli.command import Table
 from collegium.cli.console import Screen
 from collegium.cli.doctor import DOCTOR
+from collegium.cli.generate import GENERATE
 from collegium.cli.library import LIBRARY
 from collegium.cli.output import emit
 from collegium.cli.parsing import PROGRAM, Request, parse
+from collegium.cli.quality import COMPARE, EVAL
 from collegium.core.errors import CollegiumError
 from collegium.models import memory_errors
 
 COMMANDS: Table = {
     "library": LIBRARY,
+    "eval": EVAL,
+    "compare": COMPARE,
+    "generate": GENERATE,
     "claims": CLAIMS,
     "doctor": DOCTOR,
 }

@@ -1,0 +1,73 @@
+"""`eval` and `compare`: how good a composition is, and which is best."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from collegium.cli.command import Command
+from collegium.cli.console import Screen
+from collegium.cli.output import Outcome
+from collegium.recipes import compare, evaluate
+from collegium.recipes.compare import CompareConfig
+from collegium.recipes.evaluate import EvalConfig
+
+
+def run_eval(config: EvalConfig, screen: Screen) -> Outcome:
+    """Return the object of `eval --json`; its rows are models, a perplexity for each domain."""
+    found = evaluate.run(config, watch=screen).result
+    return Outcome(found, show_evaluation(found, screen))
+
+
+def show_evaluation(found: Mapping[str, Any], screen: Screen) -> list[dict[str, Any]]:
+    """Show base, experts, composition and oracle on every domain; return them as rows."""
+    domains = list(found["base"])
+    perplexity = {"base": found["base"], **found["matrix"], "composed": found["composed"], "oracle": found["oracle"]}
+    rows = [{"model": name, "perplexity": dict(row)} for name, row in perplexity.items()]
+    cells = [[name, *(_number(row.get(domain)) for domain in domains)] for name, row in perplexity.items()]
+    screen.table(("perplexity", *domains), cells)
+    routing = found["routing"]
+    if routing["accuracy"] is not None:
+        screen.say(
+            f"routing: {100 * routing['accuracy']:.1f} % of windows end on their own expert, "
+            f"{routing['regret_nats_per_token']:.4f} nats a token behind the oracle, "
+            f"calibration error {routing['ece']:.3f}"
+        )
+    for name, value in found.get("answers", {}).items():
+        screen.say(f"{name}: {value}")
+    if found.get("skipped_documents"):
+        screen.say(f"{found['skipped_documents']} documents were left out: experts were made with their domain's split")
+    return rows
+
+
+def run_compare(config: CompareConfig, screen: Screen) -> Outcome:
+    """Return a row for each composition, and which became the library's default."""
+    found = compare.run(config, watch=screen).result
+    show_columns(found["rows"], screen)
+    if found["default_set"]:
+        screen.say(f"the library's default is now: {found['best']}")
+    else:
+        screen.say(f"the best within the slowdown is {found['best']}; the library's default is as it was")
+    return Outcome(found, found["rows"])
+
+
+def show_columns(rows: list[dict[str, Any]], screen: Screen) -> None:
+    """Show compositions with quality, speed and memory."""
+    domains = list(rows[0]["perplexity"])
+    cells = [
+        [
+            row["name"],
+            *(_number(row["perplexity"].get(domain)) for domain in domains),
+            _number(row["experts_evaluated"]),
+            _number(row["ms_per_token"]),
+            _number(row["resident_mb"], digits=0),
+        ]
+        for row in rows
+    ]
+    screen.table(("perplexity", *domains, "experts", "ms a token", "MB"), cells)
+
+
+def _number(value: float | None, *, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:,.{digits}f}"
+
+
+EVAL = Command(EvalConfig, run_eval, memory_flag="--window")
+COMPARE = Command(CompareConfig, run_compare, memory_flag="--window")
