@@ -50,7 +50,7 @@ def test_a_prompt_in_a_batch_is_as_alone():
 
 def test_equal_seeds_draw_equal_texts_and_others_do_not():
     model = college()
-    drawn = [generate(model, "to be", sampling=Sampling(tokens=20, seed=seed))[0].tokens for seed in (3, 3, 4)]
+    drawn = [generate(model, "to be", sampling=Sampling(tokens=20), seed=seed)[0].tokens for seed in (3, 3, 4)]
     assert drawn[0] == drawn[1]
     assert drawn[0] != drawn[2]
 
@@ -58,7 +58,9 @@ def test_equal_seeds_draw_equal_texts_and_others_do_not():
 def test_draws_follow_the_distribution():
     model = tiny_lm(0, symbols=4, order=1, eos=None)
     prompts = [[1]] * 2000
-    tokens = torch.tensor([each.tokens for each in generate(model, prompts, sampling=Sampling(tokens=1, temperature=1))])
+    tokens = torch.tensor(
+        [each.tokens for each in generate(model, prompts, sampling=Sampling(tokens=1, temperature=1))]
+    )
     share = torch.bincount(tokens.flatten(), minlength=4) / len(prompts)
     wanted = model.logprobs(torch.tensor([[1]]))[0, 0].exp()
     assert float((share - wanted).abs().max()) < 0.05
@@ -98,7 +100,7 @@ def test_the_stream_spells_out_the_text():
 
 def test_top_k_one_is_greedy():
     model = college()
-    one = generate(model, "to be", sampling=Sampling(tokens=8, top_k=1, seed=5))[0]
+    one = generate(model, "to be", sampling=Sampling(tokens=8, top_k=1), seed=5)[0]
     assert one.tokens == generate(model, "to be", sampling=Sampling(tokens=8, temperature=0))[0].tokens
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from tyro.conf import Suppress
 
 from collegium.core.cards import to_json
 from collegium.core.errors import ResourceError
@@ -55,9 +56,9 @@ class FitConfig:
     """Measurements without improvement after which training stops; 0 = never."""
     dev_tokens: int = 4096
     """At most this many held-out tokens are measured each time."""
-    seed: int = 0
+    seed: Suppress[int] = 0  # a command has one seed and one number of threads, given elsewhere
     """Of the first weights, the packing and the order of windows, each drawn apart under the domain's name."""
-    threads: int | None = None
+    threads: Suppress[int | None] = None
     """Processor threads; part of the recipe, since another number of threads adds up in another order. None = as many
     as torch uses here."""
 

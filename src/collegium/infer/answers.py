@@ -100,11 +100,11 @@ def judge_answers(
 def _judge(
     model: LanguageModel, rows: list[Document], metrics: Mapping[str, Metric], config: AnswerConfig, *, seed: int
 ) -> dict[str, Any]:
-    sampling = Sampling(tokens=config.tokens, temperature=0, seed=seed)
+    sampling = Sampling(tokens=config.tokens, temperature=0)
     answers = []
     for start in range(0, len(rows), 8):
         prompts = [row.prompt or "" for row in rows[start : start + 8]]
-        answers += [generation.text for generation in generate(model, prompts, sampling=sampling)]
+        answers += [generation.text for generation in generate(model, prompts, sampling=sampling, seed=seed)]
     result: dict[str, Any] = {"rows": len(rows)}
     for name, metric in metrics.items():
         pairs = zip(answers, rows, strict=True)

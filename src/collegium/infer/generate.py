@@ -18,19 +18,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is drawn.
-
-    tokens: at most this many new tokens. temperature: 0 takes the likeliest token. top_k: 0 keeps all.
-    stop: strings that end a text (cut off with all that follows). seed: each prompt draws from its own stream.
-    """
+    """How the next token is drawn."""
 
     tokens: int = 100
+    """At most this many new tokens."""
     temperature: float = 0.8
+    """Above 1 is bolder, below 1 safer; 0 takes the likeliest token."""
     top_k: int = 0
+    """Draw among this many likeliest tokens; 0 = all."""
     top_p: float = 1.0
+    """Draw among the likeliest tokens that together have this probability."""
     repetition_penalty: float = 1.0
+    """Above 1 makes what was said less likely."""
     stop: tuple[str, ...] = ()
-    seed: int = 0
+    """Strings that end a text; cut off with all that follows."""
 
     def __post_init__(self) -> None:
         """Report every impossible value at once."""
@@ -127,11 +128,13 @@ def generate(
     prompts: str | Sequence[str] | Sequence[Sequence[int]],
     *,
     sampling: Sampling | None = None,
+    seed: int = 0,
     stream: Stream | None = None,
 ) -> list[Generation]:
     """Return the prompts' continuations, in order.
 
     prompts: one text, several, or token ids. All are continued together; a finished one leaves the batch.
+    seed:    each prompt draws from a stream of its own.
     Raises DataError for an empty prompt, or for text given to a base without tokenizer.
 
     >>> from collegium.testing import pico_base
@@ -141,7 +144,7 @@ def generate(
     sampling = sampling or Sampling()
     given: Sequence[str] | Sequence[Sequence[int]] = [prompts] if isinstance(prompts, str) else prompts
     ids = [encode_prompt(prompt, model.tokenizer) for prompt in given]
-    rows = [_Row(prompt, generator(sampling.seed, "generate", str(number))) for number, prompt in enumerate(ids)]
+    rows = [_Row(prompt, generator(seed, "generate", str(number))) for number, prompt in enumerate(ids)]
     decoding = model.open(ids)
     chain = processors(sampling)
     live = list(range(len(rows)))

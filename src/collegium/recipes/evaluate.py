@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tyro.conf import Positional
+from tyro.conf import OmitArgPrefixes, Positional
 
 from collegium.compose import Ensemble, Mix, SeparateVoices, Voices
 from collegium.core.routing import BASE, Routing
@@ -46,7 +46,7 @@ class EvalConfig:
     """Names of the text columns in tables: text=body."""
     answers: AnswerConfig = field(default_factory=AnswerConfig)
     """Judging generated answers on prompt/completion rows."""
-    common: Common = field(default_factory=Common)
+    common: OmitArgPrefixes[Common] = field(default_factory=Common)
     """Seed and machine."""
 
 

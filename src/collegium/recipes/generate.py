@@ -14,7 +14,6 @@ from collegium.infer.generate import Stream
 from collegium.recipes.common import Common
 from collegium.recipes.opening import Opened, open_reference
 from collegium.recipes.run_card import RunCard, make_card
-from collegium.recipes.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -53,23 +52,15 @@ def parse_weights(text: str) -> dict[str, float] | None:
     return weights
 
 
-def run(config: GenerateConfig, *, watch: Watch, stream: Stream | None = None) -> RunCard:
+def run(config: GenerateConfig, *, stream: Stream | None = None) -> RunCard:
     """Return the run's card; its result holds the text and each expert's share in it."""
     start = time.perf_counter()
     opened = open_reference(config.model, config.common, weights=parse_weights(config.experts))
     prompt = sys.stdin.read() if config.prompt == "-" else config.prompt
     text = chat_prompt([{"role": "user", "content": prompt}], opened.base.tokenizer) if config.chat else prompt
-    found = generate(opened.model, text, sampling=with_seed(config), stream=stream)[0]
+    found = generate(opened.model, text, sampling=config.sampling, seed=config.common.seed, stream=stream)[0]
     seconds = time.perf_counter() - start
-    del watch
     return make_card("generate", config, describe(found, prompt, opened, seconds), seconds)
-
-
-def with_seed(config: GenerateConfig) -> Sampling:
-    """Return the sampling with the command's one seed."""
-    from dataclasses import replace
-
-    return replace(config.sampling, seed=config.common.seed)
 
 
 def describe(found: Generation, prompt: str, opened: Opened, seconds: float) -> dict[str, Any]:

@@ -63,10 +63,10 @@ def prompts(text: HeldOut) -> dict[str, list[int]]:
 def written(model: Ensemble, text: HeldOut, *, seed: int) -> list[Passage]:
     """Return what the composition writes after the beginning of a held-out window of each domain."""
     given = prompts(text)
-    sampling = Sampling(tokens=WRITTEN_TOKENS, temperature=0.8, top_p=0.95, repetition_penalty=1.1, seed=seed)
+    sampling = Sampling(tokens=WRITTEN_TOKENS, temperature=0.8, top_p=0.95, repetition_penalty=1.1)
     passages = []
     for (domain, prompt), each in zip(
-        given.items(), generate(model, list(given.values()), sampling=sampling), strict=True
+        given.items(), generate(model, list(given.values()), sampling=sampling, seed=seed), strict=True
     ):
         best = torch.tensor(each.shares).max(-1)
         speakers = [""] * len(prompt) + [each.experts[place] for place in best.indices.tolist()]

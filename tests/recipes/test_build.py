@@ -1,0 +1,240 @@
+"""The whole line on a pico base: build, then everything a user does with what it leaves."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from collegium.core.errors import ConfigError, DataError, UnknownName
+from collegium.data import read_domains
+from collegium.experts import FitConfig
+from collegium.infer import Sampling
+from collegium.library import Library
+from collegium.recipes import build, compare, evaluate, generate, train
+from collegium.recipes.common import Common
+from collegium.recipes.keep import remove_expert
+from collegium.recipes.watch import Silent
+
+pytestmark = [pytest.mark.recipe, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+COMMON = Common(device="cpu", dtype="float32", threads=1)
+FIT = FitConfig(rank=4, window=64, batch=8, learning_rate=1e-2, evaluate_every=10)
+DOMAINS = {"law", "sea", "kitchen"}
+
+
+class Log:
+    """Keeps what was said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+    def begin(self, label: str, total: int):
+        return Silent().begin(label, total)
+
+
+@pytest.fixture(scope="session")
+def built(texts: Path, pico_folder: Path, tmp_path_factory: pytest.TempPathFactory):
+    root = tmp_path_factory.mktemp("built")
+    config = build.BuildConfig(
+        data=texts,
+        library=root / "library",
+        base=str(pico_folder),
+        budget="20k",
+        window=64,
+        context=16,
+        out=root / "out",
+        fit=FIT,
+        common=COMMON,
+    )
+    log = Log()
+    return config, build.run(config, watch=log), log
+
+
+def test_every_expert_is_best_on_its_own_domain(built):
+    matrix = built[1].result["matrix"]
+    for domain in DOMAINS:
+        assert min(matrix, key=lambda name: matrix[name][domain]) == domain
+
+
+def test_the_composition_beats_the_base_and_stays_near_the_oracle(built):
+    result = built[1].result
+    for domain in DOMAINS:
+        assert result["composed"][domain] < result["base"][domain]
+        assert result["composed"][domain] < 1.03 * result["oracle"][domain]
+
+
+def test_the_result_has_the_promised_shape(built):
+    result = json.loads(json.dumps(built[1].result, allow_nan=False))
+    assert set(result["base"]) == set(result["composed"]) == set(result["oracle"]) == DOMAINS
+    assert set(result["routing"]) == {"accuracy", "regret_nats_per_token", "ece"}
+    assert set(result["discovered"]) == {"nmi"}
+    assert result["discovered"]["nmi"] > 0.8
+    assert result["seconds"] > 0
+
+
+def test_a_further_expert_leaves_no_trace(built):
+    removed = built[1].result["removed"]
+    assert removed["largest_change"] == 0.0
+    assert "newcomer" not in Library(built[0].library)
+    assert any(value != 0 for value in removed["while_present_nats"].values())
+
+
+def test_the_plan_comes_first_and_the_first_result_before_the_rest(built):
+    lines = built[2].lines
+    assert lines[0].startswith("domains")
+    assert any(line.startswith("first result after") for line in lines)
+
+
+def test_the_report_is_one_file_that_needs_nothing_else(built):
+    page = (built[0].out / "report.html").read_text()
+    assert page.count("<svg") >= 4
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "Who speaks" in page
+
+
+def test_a_second_run_finds_everything_done(built, monkeypatch):
+    def refuse(*arguments, **names):
+        raise AssertionError("nothing is trained or scored twice")
+
+    monkeypatch.setattr("collegium.recipes.building.training.fit_domain", refuse)
+    monkeypatch.setattr("collegium.recipes.build.fill_table", refuse)
+    monkeypatch.setattr("collegium.recipes.building.newcomer.fit_expert", refuse)
+    again = build.run(built[0], watch=Silent())
+    assert again.result["composed"] == built[1].result["composed"]
+
+
+def test_a_dry_run_shows_the_plan_and_makes_nothing(built, tmp_path):
+    config = dataclasses.replace(built[0], library=tmp_path / "none", out=tmp_path / "out", dry_run=True)
+    found = build.run(config, watch=Silent()).result
+    assert found["plan"]["steps"] > 0
+    assert not (tmp_path / "none").exists()
+
+
+def test_eval_scores_what_no_member_has_seen(built, texts):
+    config = evaluate.EvalConfig(data=texts, model=str(built[0].library), window=64, context=16, common=COMMON)
+    found = evaluate.run(config, watch=Silent()).result
+    assert found["skipped_documents"] > 0
+    for domain in DOMAINS:
+        assert found["composed"][domain] == pytest.approx(built[1].result["composed"][domain], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "query", ["?router=posterior&compose=mix", "?compose=merge", "?experts=law,sea&router=uniform"]
+)
+def test_eval_of_other_compositions(built, texts, query):
+    model = f"{built[0].library}{query}"
+    config = evaluate.EvalConfig(data=texts, model=model, window=64, context=16, budget="600", common=COMMON)
+    found = evaluate.run(config, watch=Silent()).result
+    assert all(value > 1 for value in found["composed"].values())
+
+
+def test_eval_of_one_expert_is_its_row_of_the_matrix(built, texts):
+    model = f"{built[0].library}#law"
+    config = evaluate.EvalConfig(data=texts, model=model, window=64, context=16, common=COMMON)
+    found = evaluate.run(config, watch=Silent()).result
+    assert found["composed"] == found["matrix"]["law"]
+
+
+def test_eval_of_the_base_alone(texts, pico_folder):
+    config = evaluate.EvalConfig(data=texts, model=str(pico_folder), window=64, context=16, common=COMMON)
+    found = evaluate.run(config, watch=Silent()).result
+    assert found["composed"] == found["base"]
+    assert found["matrix"] == {}
+
+
+def test_compare_sets_the_best_as_default(built, texts):
+    config = compare.CompareConfig(
+        data=texts, library=built[0].library, window=64, context=16, budget="900", common=COMMON
+    )
+    found = compare.run(config, watch=Silent()).result
+    names = [row["name"] for row in found["rows"]]
+    assert {"base", "oracle", "ensemble uniform", "ensemble posterior", "mix posterior", "merge uniform"} <= set(names)
+    assert found["best"] in names
+    library = Library(built[0].library)
+    assert library.defaults.composition is not None
+    library.set_defaults()
+
+
+def test_compare_within_the_base_speed_leaves_merges(built, texts):
+    config = compare.CompareConfig(
+        data=texts,
+        library=built[0].library,
+        window=64,
+        context=16,
+        budget="600",
+        max_slowdown=1.0,
+        keep_default=True,
+        common=COMMON,
+    )
+    best = compare.run(config, watch=Silent()).result["best"]
+    assert best is None or best.startswith("merge")
+    with pytest.raises(ConfigError, match="--max-slowdown"):
+        compare.run(dataclasses.replace(config, max_slowdown=0.5), watch=Silent())
+
+
+def test_generate_says_who_spoke(built):
+    config = generate.GenerateConfig(
+        prompt="Court statute plaintiff ", model=str(built[0].library), sampling=Sampling(tokens=12), common=COMMON
+    )
+    found = generate.run(config).result
+    assert max(found["speakers"], key=found["speakers"].get) == "law"
+    fixed = dataclasses.replace(config, experts="sea=.7,law=.3")
+    assert set(generate.run(fixed).result["speakers"]) >= {"sea", "law"}
+
+
+def test_train_leaves_alone_what_is_there_and_adds_the_rest(built, texts, tmp_path):
+    config = train.TrainConfig(
+        data=texts,
+        library=tmp_path / "library",
+        base=built[0].base,
+        domains=("law",),
+        out=tmp_path / "out",
+        fit=dataclasses.replace(FIT, steps=4),
+        common=COMMON,
+    )
+    first = train.run(config, watch=Silent()).result["experts"]
+    assert set(first) == {"law"}
+    second = train.run(dataclasses.replace(config, domains=()), watch=Silent()).result["experts"]
+    assert set(second) == {"sea", "kitchen"}
+    with pytest.raises(UnknownName, match="kitchen"):
+        train.run(dataclasses.replace(config, domains=("kitchn",)), watch=Silent())
+
+
+def test_a_model_that_saw_everything_cannot_be_judged(built, texts, tmp_path):
+    only = tmp_path / "texts" / "law"
+    only.mkdir(parents=True)
+    card = Library(built[0].library).card("law")
+    hashes = {each for part in card.documents.values() for each in part}
+    for document in read_domains(texts)["law"].documents:
+        if document.hash in hashes:
+            (only / f"{document.hash[:8]}.txt").write_text(document.text)
+    config = evaluate.EvalConfig(data=tmp_path / "texts", model=str(built[0].library), common=COMMON)
+    with pytest.raises(DataError, match="trained on"):
+        evaluate.run(config, watch=Silent())
+
+
+def test_an_unknown_expert_is_told_with_the_nearest(built, texts):
+    config = evaluate.EvalConfig(data=texts, model=f"{built[0].library}#lw", common=COMMON)
+    with pytest.raises(UnknownName, match="law"):
+        evaluate.run(config, watch=Silent())
+
+
+def test_a_removed_expert_is_gone_from_every_router(built, texts, pico_folder, tmp_path):
+    config = dataclasses.replace(built[0], library=tmp_path / "library", out=tmp_path / "out", budget="4k")
+    build.run(config, watch=Silent())
+    library = Library(config.library)
+    traces = remove_expert(library, "sea")
+    assert "sea" not in library
+    assert any("classifier" in line for line in traces)
+    left = tmp_path / "two"
+    for domain in ("law", "kitchen"):
+        (left / domain).mkdir(parents=True)
+        for path in (texts / domain).iterdir():
+            (left / domain / path.name).write_text(path.read_text())
+    found = evaluate.run(
+        evaluate.EvalConfig(data=left, model=str(config.library), window=64, context=16, common=COMMON), watch=Silent()
+    ).result
+    assert set(found["matrix"]) == {"law", "kitchen"}
