@@ -8,12 +8,17 @@ from collegium.experts.peft_folder import read_peft
 from collegium.experts.recipe import FitConfig, resolve
 from collegium.experts.whole import load_model, open_whole
 from collegium.experts.whole_fit import fit_whole, fit_whole_documents
+from collegium.experts.workers import Executor, Outcome, Progress, Task, fit_experts, run_tasks
 
 __all__ = [
+    "Executor",
     "Expert",
     "FitConfig",
     "LoraPayload",
     "Origin",
+    "Outcome",
+    "Progress",
+    "Task",
     "Trained",
     "WholePayload",
     "average_experts",
@@ -23,6 +28,7 @@ __all__ = [
     "fit_documents",
     "fit_domain",
     "fit_expert",
+    "fit_experts",
     "fit_whole",
     "fit_whole_documents",
     "is_peft_folder",
@@ -35,5 +41,6 @@ __all__ = [
     "read_card",
     "read_peft",
     "resolve",
+    "run_tasks",
     "save_expert",
 ]
