@@ -3,10 +3,29 @@
 from collections.abc import Mapping
 
 from collegium.claims.averaging import PICO_AVERAGES
+from collegium.claims.clusters import TOY_CLUSTERS
 from collegium.claims.experiment import Experiment
+from collegium.claims.laws import LAWS
+from collegium.claims.small import small_experiment
+from collegium.claims.small_setup import SmallSettings
+from collegium.claims.small_texts import DOMAINS, demo_texts
 from collegium.claims.toy import TOY_BIGRAMS
+from collegium.core.cache import cache_folder
+from collegium.models import Base, load_base
+
+SMALL = SmallSettings()
+
+
+def _small_base() -> Base:
+    return load_base(SMALL.base, dtype=SMALL.dtype)
+
 
 EXPERIMENTS: Mapping[str, Experiment] = {
     "toy_bigrams": TOY_BIGRAMS,
+    "toy_clusters": TOY_CLUSTERS,
     "pico_averages": PICO_AVERAGES,
+    "small": small_experiment(
+        SMALL, DOMAINS, base=_small_base, texts=lambda: demo_texts(cache_folder() / "claims-texts")
+    ),
+    **{f"law_{name}": law for name, law in LAWS.items()},
 }
