@@ -10,8 +10,8 @@ from torch.autograd.function import once_differentiable
 
 from collegium.core.errors import BaseModelError
 
-_CHUNK_NUMBERS = 2**24
-"""Logits held at once; 64 MB in float32."""
+_CHUNK_NUMBERS = 2**23
+"""Logits held at once; 32 MB in float32."""
 _PROBE = (1, 2, 3, 0)
 _PROBE_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
 
