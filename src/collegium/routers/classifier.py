@@ -59,7 +59,7 @@ class Classifier:
 
         def decide(context: Context) -> Float[Tensor, "batch expert"]:
             texts = context_texts(context, tokenizer)
-            return torch.stack([_weights(*rows.read(text), threshold=self.threshold) for text in texts])
+            return torch.stack([rows.weights(text, threshold=self.threshold) for text in texts])
 
         return HeldRouter((*experts, BASE), decide)
 
@@ -81,14 +81,20 @@ class Rows:
     calibration: Float[Tensor, "expert 5"]
     inverse_frequency: Float[Tensor, " bucket"]
 
-    def read(self, text: str) -> tuple[Float[Tensor, " expert"], Float[Tensor, " expert"]] | tuple[None, None]:
-        """Return each expert's log-odds against its rest and log of the domains in it; None for a text of no words."""
+    def weights(self, text: str, *, threshold: float) -> Float[Tensor, " entry"]:
+        """Return the experts' weights for a text, and that of `base`, last."""
         features = count_features(text)
+        experts = len(self.rows)
+        abstaining = torch.nn.functional.one_hot(torch.tensor(experts), experts + 1).float()
         if not features.words:
-            return None, None
-        intercept, slope, with_length, offset, rest = self.calibration.double().unbind(dim=-1)
+            return abstaining
+        intercept, slope, with_length, offset, rest = self.calibration.unbind(dim=-1)
         raw = (self.rows[:, features.index] * scaled(features, self.inverse_frequency)).sum(dim=-1) + intercept
-        return raw * (slope + with_length * length_share(features.words)) + offset, rest.log()
+        log_odds = raw * (slope + with_length * length_share(features.words)) + offset
+        if float(log_odds.sigmoid().max()) < threshold:
+            return abstaining
+        shares = torch.nn.functional.logsigmoid(log_odds - rest.log()).softmax(dim=0)
+        return torch.cat([shares.float(), torch.zeros(1)])
 
 
 def length_share(words: int) -> float:
@@ -104,13 +110,3 @@ def context_texts(context: Context, tokenizer: Tokenizer | None) -> tuple[str, .
         raise RoutingError("this router reads text, but the base has no tokenizer; use uniform, fixed or posterior.")
     pairs = zip(context.tokens.tolist(), context.lengths.tolist(), strict=True)
     return tuple(tokenizer.decode(row[:length]) for row, length in pairs)
-
-
-def _weights(
-    log_odds: Float[Tensor, " expert"] | None, log_rest: Float[Tensor, " expert"] | None, *, threshold: float
-) -> Float[Tensor, " expert"]:
-    """Return the experts' weights and that of `base`, last."""
-    if log_odds is None or log_rest is None or float(log_odds.sigmoid().max()) < threshold:
-        experts = 0 if log_odds is None else len(log_odds)
-        return torch.nn.functional.one_hot(torch.tensor(experts), experts + 1).float()
-    return torch.cat([(log_odds - log_rest).sigmoid().log().softmax(dim=0).float(), torch.zeros(1)])
