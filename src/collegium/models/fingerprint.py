@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from collegium.core.cards import Fingerprint, content_hash
-from collegium.core.files import write_text
+from collegium.core.files import file_hash, write_text
 
 NO_TOKENIZER = "none"
 _VOLATILE = {"transformers_version", "torch_dtype", "dtype", "_name_or_path", "architectures", "use_cache"}
@@ -58,12 +58,6 @@ def live_tokenizer_hash(tokenizer: Any) -> str:  # noqa: ANN401 - a transformers
     return content_hash({"vocab": tokenizer.get_vocab()})
 
 
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def cached_sha256(path: Path, cache: Path) -> str:
     """Return the sha256 of a file, read again only when its size or time of change differs from the last time."""
     stat = path.stat()
@@ -75,7 +69,7 @@ def cached_sha256(path: Path, cache: Path) -> str:
         known = {}
     if isinstance(known, dict) and {key: known.get(key) for key in stamp} == stamp and "sha256" in known:
         return known["sha256"]
-    digest = file_sha256(path)
+    digest = file_hash(path)
     write_text(note, json.dumps({**stamp, "sha256": digest}))
     return digest
 
@@ -93,4 +87,4 @@ def folder_tokenizer_hash(folder: Path) -> str:
     if description.is_file():
         return hash_tokenizer(json.loads(description.read_text()))
     files = [folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()]
-    return content_hash({path.name: file_sha256(path) for path in files}) if files else NO_TOKENIZER
+    return content_hash({path.name: file_hash(path) for path in files}) if files else NO_TOKENIZER

