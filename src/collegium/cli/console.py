@@ -3,7 +3,6 @@
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -27,7 +26,7 @@ class Screen:
         self.errors = Console(file=sys.stderr, highlight=False, soft_wrap=True)
         self._progress: Progress | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Screen":
         """Return the screen."""
         return self
 
