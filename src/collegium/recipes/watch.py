@@ -1,12 +1,13 @@
 """What a recipe tells whoever watches it."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 Update = Callable[[int], None]
 """Told how much is done so far."""
 
 
+@runtime_checkable
 class Watch(Protocol):
     """A screen, a log, or nobody."""
 
