@@ -85,10 +85,12 @@ def write_bytes(path: Path, content: bytes, *, staging: Path | None = None) -> N
             os.fchmod(descriptor, 0o644)
             os.fsync(descriptor)
             os.replace(aside, path)
-            _sync_name(path.parent)
-        finally:
+        except BaseException:
             aside.unlink(missing_ok=True)
+            raise
+        finally:
             os.close(descriptor)
+        _sync_name(path.parent)
 
 
 def write_text(path: Path, text: str, *, staging: Path | None = None) -> None:

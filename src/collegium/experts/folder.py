@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 from collegium.core.cards import ExpertCard, Fingerprint, expert_card_from_json, to_json
@@ -10,12 +9,19 @@ from collegium.core.errors import CorruptExpert, IncompatibleExpert
 from collegium.core.files import STAGING_PREFIX, file_hash, write_new
 from collegium.core.names import check_name
 from collegium.core.tensors import PICKLE_SUFFIXES, check_finite
+from collegium.experts import lora_files, whole
 from collegium.experts.lora_files import CONFIG_FILE, Sites, check_sites, read_lora, write_lora
 from collegium.experts.payloads import Expert, LoraPayload, WholePayload
 from collegium.experts.whole import check_whole, write_whole
 
 CARD_FILE = "card.json"
 METRICS_FILE = "metrics.jsonl"
+
+_FILES = {
+    "lora": frozenset({lora_files.CONFIG_FILE, lora_files.TENSOR_FILE}),
+    "whole": frozenset({whole.CONFIG_FILE, whole.TENSOR_FILE}),
+}
+"""What a payload of each kind is made of: nothing else lies in an expert's folder."""
 
 _TRAINER_FILES = ("training_args", "optimizer", "scheduler", "rng_state", "scaler")
 """Pickles that a transformers Trainer leaves in checkpoint folders; they are no weights and nobody opens them."""
@@ -120,24 +126,16 @@ def is_peft_folder(folder: Path) -> bool:
 
 
 def _check_files(card: ExpertCard, folder: Path) -> None:
-    found = {entry.name: entry for entry in os.scandir(folder) if not entry.name.startswith(STAGING_PREFIX)}
-    expected = {CARD_FILE, *card.payload}
-    odd = sorted((found.keys() - {METRICS_FILE}) ^ expected)
-    if odd or not card.payload:
-        raise CorruptExpert(f"{folder} must hold {sorted(expected)}; missing or unknown: {odd or 'the payload'}.")
-    wrong = [name for name, digest in _hashes(card.payload, folder) if digest != card.payload[name]]
+    found = {entry.name for entry in os.scandir(folder) if not entry.name.startswith(STAGING_PREFIX)}
+    files = _FILES[card.kind]
+    odd = sorted(((found - {METRICS_FILE}) ^ {CARD_FILE, *files}) | (card.payload.keys() ^ files))
+    if odd:
+        raise CorruptExpert(f"{folder} must hold, and its card list, {sorted(files)}; missing or unknown: {odd}.")
+    if any((folder / name).is_symlink() or not (folder / name).is_file() for name in files):
+        raise CorruptExpert(f"{folder}: {sorted(files)} must be plain files.")
+    wrong = [name for name in sorted(files) if file_hash(folder / name) != card.payload[name]]
     if wrong:
         raise CorruptExpert(
             f"{folder}: {wrong} are not what the card was written for (sha256 differs): damaged, truncated or "
             "replaced. Get the expert again."
         )
-
-
-def _hashes(payload: Mapping[str, str], folder: Path) -> list[tuple[str, str]]:
-    return [(name, file_hash(folder / name)) for name in payload if not _is_link(folder / name)]
-
-
-def _is_link(path: Path) -> bool:
-    if path.is_symlink() or not path.is_file():
-        raise CorruptExpert(f"{path} must be a plain file.")
-    return False

@@ -15,9 +15,7 @@ TIME_LIMIT_SECONDS = 5.0
 _PLAIN = re.compile(r"\^?[\w\-./\\]*\$?")
 
 
-def resolve(
-    config: Mapping[str, Any], modules: Sequence[str], *, time_limit_seconds: float = TIME_LIMIT_SECONDS
-) -> dict[str, tuple[int, float]]:
+def resolve(config: Mapping[str, Any], modules: Sequence[str]) -> dict[str, tuple[int, float]]:
     """Return module -> (rank, alpha) of those modules that a PEFT configuration targets, in the order given.
 
     Raises TimeoutError when its patterns take too long, re.error when one is not a regular expression.
@@ -30,10 +28,10 @@ def resolve(
             [sys.executable, "-I", "-S", __file__],
             input=asked.encode(),
             capture_output=True,
-            timeout=time_limit_seconds,
+            timeout=TIME_LIMIT_SECONDS,
         )
     except subprocess.TimeoutExpired as error:
-        raise TimeoutError(f"the patterns took more than {time_limit_seconds:g} s") from error
+        raise TimeoutError(f"the patterns took more than {TIME_LIMIT_SECONDS:g} s") from error
     if answer.returncode != 0:
         raise re.error(answer.stderr.decode(errors="replace").strip().splitlines()[-1])
     return {module: (rank, alpha) for module, rank, alpha in json.loads(answer.stdout)}
@@ -45,7 +43,7 @@ def match(config: Mapping[str, Any], modules: Iterable[str]) -> dict[str, tuple[
     return {
         module: (
             ranks.get(_pattern_key(ranks, module), config["r"]),
-            alphas.get(_pattern_key(alphas, module), config["lora_alpha"]),
+            float(alphas.get(_pattern_key(alphas, module), config["lora_alpha"])),
         )
         for module in modules
         if _targeted(config, module)

@@ -17,6 +17,9 @@ from collegium.core.names import is_name
 from collegium.experts import payload_digest, read_card
 
 INDEX_FILE = "index.sqlite"
+WAIT_SECONDS = 5.0
+"""How long another process may hold the index before it is done without."""
+
 _SCHEMA = 1
 _CARD = "card.json"
 
@@ -61,15 +64,30 @@ class Index:
         """Return name -> row of every expert there is now, in order of name."""
         known = self._load() if self._rows is None else self._rows
         stamps = _stamps(self._folder)
-        if self._rows is not None and stamps == {name: row.stamp for name, row in known.items()}:
+        if self._rows is not None and list(stamps.items()) == [(name, row.stamp) for name, row in known.items()]:
             return known
         changed = [name for name, stamp in stamps.items() if name not in known or known[name].stamp != stamp]
         gone = [name for name in known if name not in stamps]
         fresh = {name: _read_row(self._folder / name, stamps[name]) for name in changed}
-        self._rows = {name: fresh.get(name) or known[name] for name in sorted(stamps)}
+        self._rows = {name: fresh.get(name) or known[name] for name in stamps}
         if self._writable and (changed or gone):
             self._store(fresh.values(), gone)
         return self._rows
+
+    def row(self, name: str) -> Row | None:
+        """Return the row of one expert as it is now, without a look at the others; None when there is none."""
+        if not is_name(name) or not (self._folder / name).is_dir():
+            return None
+        if self._rows is None:
+            self._rows = self._load()
+        stamp = _stamp(str(self._folder / name))
+        known = self._rows.get(name)
+        if known is None or known.stamp != stamp:
+            known = _read_row(self._folder / name, stamp)
+            self._rows = {**self._rows, name: known}
+            if self._writable:
+                self._store([known], [])
+        return known
 
     def rebuild(self) -> Mapping[str, Row]:
         """Forget everything and read every card again."""
@@ -82,7 +100,9 @@ class Index:
         if not self._path.is_file():
             return {}
         try:
-            with contextlib.closing(sqlite3.connect(f"{self._path.as_uri()}?mode=ro", uri=True, timeout=5)) as database:
+            with contextlib.closing(
+                sqlite3.connect(f"{self._path.as_uri()}?mode=ro", uri=True, timeout=WAIT_SECONDS)
+            ) as database:
                 if database.execute("PRAGMA user_version").fetchone() != (_SCHEMA,):
                     return {}
                 return {row[0]: Row(*row) for row in database.execute(f"SELECT {_COLUMNS} FROM experts")}
@@ -101,7 +121,7 @@ class Index:
                 self._update(list((self._rows or {}).values()), [])
 
     def _update(self, rows: list[Row], gone: list[str]) -> None:
-        with contextlib.closing(sqlite3.connect(self._path, timeout=5)) as database, database:
+        with contextlib.closing(sqlite3.connect(self._path, timeout=WAIT_SECONDS)) as database, database:
             if database.execute("PRAGMA user_version").fetchone() != (_SCHEMA,):
                 database.execute("DROP TABLE IF EXISTS experts")
                 database.execute(f"CREATE TABLE experts ({_COLUMNS}, PRIMARY KEY (name))")
@@ -117,7 +137,8 @@ _COLUMNS = ", ".join(each.name for each in fields(Row))
 def _stamps(folder: Path) -> dict[str, str]:
     try:
         with os.scandir(folder) as entries:
-            return {entry.name: _stamp(entry.path) for entry in entries if is_name(entry.name) and entry.is_dir()}
+            found = {entry.name: _stamp(entry.path) for entry in entries if is_name(entry.name) and entry.is_dir()}
+            return dict(sorted(found.items()))
     except FileNotFoundError:
         return {}
 

@@ -1,8 +1,9 @@
 """The library: experts of one base in one folder, which any number of processes may read and write at once."""
 
 import copy
+import os
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,7 +132,7 @@ class Library:
 
     def __contains__(self, name: object) -> bool:
         """Whether there is an expert of that name."""
-        return name in self.rows()
+        return self._find(name) is not None
 
     def __len__(self) -> int:
         """How many experts there are."""
@@ -228,7 +229,7 @@ class Library:
                 self._check_free(expert.name)
                 target.parent.mkdir(exist_ok=True)
                 publish(aside, target)
-        self._index.rows()
+        self._index.row(expert.name)
         return card
 
     def remove(self, name: str, *, cascade: bool = False, keep_descendants: bool = False) -> Removal:
@@ -363,23 +364,24 @@ class Library:
 
     def _check_free(self, name: str, *, what: str = "expert") -> None:
         check_name(name, what=what)
-        kinds: Mapping[str, Sequence[str]] = {
-            "expert": tuple(self._index.rows()),
-            "router": self.router_names(),
-            "model": self.model_names(),
-        }
-        replaced = () if what == "expert" else (what,)
-        for kind, names in kinds.items():
-            if name in names and kind not in replaced:
-                raise NameTaken(
-                    f"the library has the {kind} {name!r} already; choose another name, or remove it first."
-                )
+        leaving = pending(self.path)
+        shelf_of = {"expert": f"experts/{name}", "router": f"routers/{name}", "model": f"models/{name}.json"}
+        for kind, entry in shelf_of.items():
+            replaced = kind == what and what != "expert"
+            if not replaced and entry not in leaving and os.path.lexists(self.path / entry):
+                raise NameTaken(f"the library has the {kind} {name!r} already; take another name, or remove it.")
 
     def _row(self, name: str) -> Row:
-        rows = self.rows()
-        if name not in rows:
-            raise UnknownName(f"the library has no expert {name!r}. {nearest(str(name), rows)}")
-        return rows[name]
+        row = self._find(name)
+        if row is None:
+            raise UnknownName(f"the library has no expert {name!r}. {nearest(str(name), self.rows())}")
+        return row
+
+    def _find(self, name: object) -> Row | None:
+        hidden = self._only is not None and name not in self._only
+        if not isinstance(name, str) or hidden or f"experts/{name}" in pending(self.path):
+            return None
+        return self._index.row(name)
 
     def _folder(self, name: str) -> Path:
         return self.path / "experts" / name

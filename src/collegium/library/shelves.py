@@ -1,5 +1,6 @@
 """The other shelves of a library: fitted routers, compound models, measurements, and what can be derived again."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -60,16 +61,15 @@ def write_router(root: Path, name: str, tensors: Mapping[str, Tensor], card: Map
 
 
 def _replace_router(root: Path, folder: Path, file: str, content: bytes, text: str) -> None:
-    before = {path.name for path in folder.glob("*.safetensors")}
     try:
         write_bytes(folder / file, content, staging=root)
         write_bytes(folder / ROUTER_CARD, text.encode(), staging=root)
-    except BaseException:
-        if file not in before:
-            (folder / file).unlink(missing_ok=True)
-        raise
-    for stale in before - {file}:
-        (folder / stale).unlink(missing_ok=True)
+    finally:
+        with contextlib.suppress(OSError, CorruptExpert):
+            kept = read_router_card(folder)["file"]
+            for path in folder.glob("*.safetensors"):
+                if path.name != kept:
+                    path.unlink(missing_ok=True)
 
 
 def read_router(root: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

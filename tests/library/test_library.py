@@ -1,0 +1,467 @@
+"""The library as one process sees it: names, lineage, exact removal, views, defaults, measurements, verification."""
+
+import dataclasses
+import json
+import shutil
+import warnings
+
+import peft
+import pytest
+import torch
+from tiny_library import BASE, make_expert
+
+from collegium.core.cards import ExpertCard, Fingerprint
+from collegium.core.errors import (
+    ConfigError,
+    CorruptExpert,
+    IncompatibleExpert,
+    LibraryError,
+    NameTaken,
+    NewerFormat,
+    ResourceError,
+    UnknownName,
+)
+from collegium.experts import Expert, LoraPayload, WholePayload, lora_payload, open_whole, parents_of, save_expert
+from collegium.library import Library, UnverifiedBase
+from collegium.models import LoraWeights
+from collegium.testing.library import check_library, snapshot
+from collegium.testing.pico import random_adapter, random_base
+
+EXPERTS = (make_expert("beta", 1), make_expert("alpha", 2), make_expert("gamma", 3))
+
+
+def test_the_library_keeps_its_contract(path):
+    check_library(lambda: Library(path, base=BASE), EXPERTS)
+
+
+def test_the_library_keeps_its_contract_without_an_index_it_can_write(path, monkeypatch):
+    monkeypatch.setattr("collegium.library.index.INDEX_FILE", "nowhere/index.sqlite")
+    check_library(lambda: Library(path, base=BASE), EXPERTS)
+
+
+class Bent:
+    """A library with some of its answers replaced; parts of it stay bent."""
+
+    def __init__(self, inner, **answers):
+        self.inner, self.answers, self.path = inner, answers, inner.path
+
+    def names(self, task=None):
+        return self._ask("names", task)
+
+    def __contains__(self, name):
+        return self._ask("__contains__", name)
+
+    def __len__(self):
+        return self._ask("__len__")
+
+    def __iter__(self):
+        return self._ask("__iter__")
+
+    def __getitem__(self, name):
+        return self._ask("__getitem__", name)
+
+    def add(self, expert, name=None):
+        return self._ask("add", expert, name)
+
+    def remove(self, name, **options):
+        return self._ask("remove", name, **options)
+
+    def filter(self, names):
+        return Bent(self._ask("filter", names), **self.answers)
+
+    def verify(self):
+        return self._ask("verify")
+
+    def _ask(self, what, *arguments, **options):
+        if what in self.answers:
+            return self.answers[what](self.inner, *arguments, **options)
+        return getattr(self.inner, what)(*arguments, **options)
+
+
+def overwrite(library, expert, name=None):
+    """Add over an expert of the same name."""
+    expert = expert if name is None else expert.renamed(name)
+    if expert.name in library.names():
+        library.remove(expert.name, keep_descendants=True)
+    return library.add(expert)
+
+
+def trust_names(library, expert, name=None):
+    """Write wherever the name leads."""
+    folder = library.path / "experts" / (name or expert.name)
+    try:
+        return library.add(expert, name)
+    except NameTaken:
+        if folder.exists() and name is None:
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+        return save_expert(expert if name is None else expert.renamed("stray"), folder)
+
+
+def leave_router_row(library, name, **options):
+    """Forget the expert, but touch a router while at it."""
+    removal = library.remove(name, **options)
+    (library.path / "collegium.json").write_text((library.path / "collegium.json").read_text() + "\n")
+    return removal
+
+
+def move_aside(library, name, **options):
+    """Rename the folder instead of deleting it."""
+    kept = library.path / "trash" / name
+    library.card(name)
+    shutil.copytree(library.path / "experts" / name, kept, dirs_exist_ok=True)
+    return library.remove(name, **options)
+
+
+def half_precision(library, name):
+    """Give back an expert that went through bfloat16."""
+    expert = library[name]
+    adapter = {
+        path: dataclasses.replace(each, a=each.a.bfloat16().float()) for path, each in expert.payload.adapter.items()
+    }
+    return Expert(expert.card, LoraPayload(adapter))
+
+
+def memory_names():
+    """Names as this process remembers them: what others did is not seen."""
+    seen = {}
+
+    def names(library, task=None):
+        return seen.setdefault(id(library), library.names())
+
+    return names
+
+
+def remove_keeping(library, name, **options):
+    return library.remove(name, keep_descendants=True)
+
+
+def remove_all(library, name, **options):
+    return library.remove(name, cascade=True)
+
+
+BROKEN = {
+    "overwrites": ({"add": overwrite}, "a name is given once"),
+    "writes outside": ({"add": trust_names}, "is refused"),
+    "does not see others": ({"names": memory_names()}, "there for everybody"),
+    "unsorted": ({"names": lambda library, task=None: library.names()[::-1]}, "in order"),
+    "counts one more": ({"__len__": lambda library: len(library) + 1}, "length counts"),
+    "contains everything": ({"__contains__": lambda library, name: True}, "gone for everybody"),
+    "rounds": ({"__getitem__": half_precision}, "with its bits"),
+    "gives another expert": ({"__getitem__": lambda library, name: library[library.names()[0]]}, "card comes back"),
+    "touches others": ({"remove": leave_router_row}, "leaves every other file"),
+    "keeps a copy": ({"remove": move_aside}, "leaves every other file"),
+    "never removes": ({"remove": lambda library, name, **options: library.card(name)}, "leaves every other file"),
+    "removes parents silently": ({"remove": remove_keeping}, "without a word"),
+    "always cascades": ({"remove": remove_all}, "without a word"),
+    "does not filter": ({"filter": lambda library, names: library.filter(library.names())}, "asked for"),
+    "sees no damage": ({"verify": lambda library: {}}, "finds one changed bit"),
+    "sees damage everywhere": ({"verify": lambda library: {key: ["?"] for key in library}}, "has no problems"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_library_is_rejected(name, path):
+    answers, law = BROKEN[name]
+    with pytest.raises(AssertionError, match=law):
+        check_library(lambda: Bent(Library(path, base=BASE), **answers), EXPERTS)
+
+
+def test_a_bent_library_without_bends_passes(path):
+    check_library(lambda: Bent(Library(path, base=BASE)), EXPERTS)
+
+
+def test_a_library_that_is_not_there_is_created_only_for_a_base(path):
+    with pytest.raises(LibraryError, match="no library at"):
+        Library(path)
+    assert not path.exists()
+    assert Library(path, base=BASE, base_reference="smollm2-135m").base_reference == "smollm2-135m"
+    assert Library(path).base_fingerprint == BASE
+
+
+def test_a_folder_of_something_else_is_no_library(path):
+    path.mkdir()
+    (path / "thesis.txt").write_text("do not touch")
+    with pytest.raises(LibraryError, match="thesis"):
+        Library(path, base=BASE)
+    assert (path / "thesis.txt").read_text() == "do not touch"
+
+
+def test_a_library_of_another_base_names_both(library):
+    other = Fingerprint("0", "1", "2")
+    with pytest.raises(LibraryError, match=f"{BASE.short}.*{other.short}"):
+        Library(library.path, base=other)
+
+
+def test_a_newer_format_is_refused_and_left_alone(library):
+    manifest = library.path / "collegium.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 2, "new": 1}))
+    before = snapshot(library.path)
+    with pytest.raises(NewerFormat, match=r"format 2.*reads up to 1"):
+        Library(library.path, base=BASE)
+    assert snapshot(library.path) == before
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"format": 1}', '{"format": "1"}', '{"format": 0}'])
+def test_a_damaged_manifest_is_told(library, text):
+    (library.path / "collegium.json").write_text(text)
+    with pytest.raises(LibraryError, match=r"collegium\.json"):
+        Library(library.path)
+
+
+def test_a_newer_card_is_refused(library):
+    card = library.path / "experts" / "law" / "card.json"
+    card.write_text(json.dumps({**json.loads(card.read_text()), "version": 2}))
+    with pytest.raises(NewerFormat, match="version 2"):
+        library["law"]
+    assert "law" in library.names(task="language"), "a damaged expert is not dropped in silence"
+
+
+def test_names_by_task(library):
+    library.add(make_expert("judge", 3, task="reward"))
+    assert library.names() == ("code", "judge", "law")
+    assert library.names(task="language") == ("code", "law")
+    assert library.names(task="reward") == ("judge",)
+
+
+def test_an_expert_is_loaded_once_and_again_when_replaced(library):
+    first = library["law"]
+    assert library["law"] is first
+    other = Library(library.path)
+    other.remove("law")
+    other.add(make_expert("law", 9))
+    assert library["law"].digest == make_expert("law", 9).digest
+
+
+def test_lineage_is_a_tree_and_survives_a_lost_parent(library):
+    library.add(make_expert("pair", 3, parents=parents_of([library["law"], library["code"]])))
+    library.add(make_expert("leaf", 4, parents=parents_of([library["pair"]])))
+    shown = library.show("leaf")
+    assert [each.name for each in shown.lineage.parents[0].parents] == ["code", "law"]
+    assert library.descendants("law") == ("leaf", "pair")
+    removal = library.remove("law", keep_descendants=True)
+    assert removal.removed == ("law",)
+    assert removal.kept == ("leaf", "pair")
+    assert removal.traces == ("prior",)
+    lost = library.show("leaf").lineage.parents[0].parents[1]
+    assert (lost.name, lost.found) == ("law", False)
+    library.add(make_expert("law", 8))
+    assert library.descendants("law") == (), "an expert that took the name has none of the other's descendants"
+
+
+def test_a_card_that_names_itself_ends(library):
+    law = library["law"]
+    library.add(make_expert("loop", 5))
+    digest = library["loop"].digest
+    card = library.path / "experts" / "loop" / "card.json"
+    card.write_text(json.dumps({**json.loads(card.read_text()), "parents": {"loop": digest, "law": law.digest}}))
+    assert library.descendants("loop") == ()
+    assert library.show("loop").lineage.name == "loop"
+
+
+def test_both_ways_of_removing_at_once_are_refused(library):
+    with pytest.raises(ConfigError, match="not both"):
+        library.remove("law", cascade=True, keep_descendants=True)
+
+
+def test_remaining_experts_and_routers_are_identical_after_add_and_remove(library):
+    before = snapshot(library.path)
+    library.add(make_expert("guest", 5))
+    library.measure("guest", {"perplexity": 12.5})
+    library.remove("guest")
+    assert snapshot(library.path) == before
+    assert sorted(each.name for each in library.path.iterdir() if each.name.startswith(".")) == [".lock"]
+
+
+def test_a_model_takes_its_own_members_along(library):
+    library.add(make_expert("judge-law", 3))
+    library.add(make_expert("judge-code", 4))
+    library.save_model("judge", {"members": ["judge-law", "judge-code", "law"], "router": "prior"})
+    assert library.model_names() == ("judge",)
+    with pytest.raises(LibraryError, match="judge came from 'law'"):
+        library.remove("law")
+    removal = library.remove("judge")
+    assert removal.removed == ("judge", "judge-code", "judge-law")
+    assert library.names() == ("code", "law")
+    assert library.model_names() == ()
+
+
+def test_cascade_takes_models_along(library):
+    library.save_model("pair", {"members": ["law", "code"]})
+    assert library.remove("law", cascade=True).removed == ("law", "pair")
+    assert library.model_names() == ()
+
+
+def test_routers_are_removed_by_name(library):
+    assert library.remove("prior").removed == ("prior",)
+    assert library.router_names() == ()
+    with pytest.raises(UnknownName):
+        library.load_router("prior")
+
+
+def test_names_are_unique_over_experts_routers_and_models(library):
+    library.save_model("duo", {"members": ["law"]})
+    for name in ("prior", "duo", "law"):
+        with pytest.raises(NameTaken):
+            library.add(make_expert(name))
+    for name in ("law", "duo"):
+        with pytest.raises(NameTaken):
+            library.save_router(name, {}, {})
+    for name in ("law", "prior", "base", "../x"):
+        with pytest.raises(NameTaken):
+            library.save_model(name, {})
+    library.save_model("duo", {"members": ["code"]})
+    assert library.load_model("duo") == {"members": ["code"]}
+
+
+def test_a_view_is_read_but_neither_grows_nor_shrinks(library):
+    view = library.filter(["law"])
+    for action in (lambda: view.add(make_expert("new")), lambda: view.remove("law")):
+        with pytest.raises(LibraryError, match="part of a library"):
+            action()
+    view.save_router("of-a-part", {"x": torch.ones(1)}, {"experts": ["law"]})
+    assert library.router_names() == ("of-a-part", "prior")
+
+
+def test_a_read_only_library_writes_nothing(library):
+    shutil.rmtree(library.path / "routers")
+    (library.path / "index.sqlite").unlink()
+    before = sorted(library.path.rglob("*"))
+    closed = Library(library.path, read_only=True)
+    assert closed.names() == ("code", "law")
+    assert closed["law"].name == "law"
+    assert closed.verify() == {}
+    closed.keep_derived("key", {"x": torch.ones(1)})
+    for action in (
+        lambda: closed.add(make_expert("new")),
+        lambda: closed.remove("law"),
+        lambda: closed.measure("law", {}),
+        lambda: closed.set_defaults(router="uniform"),
+        lambda: closed.save_router("r", {}, {}),
+    ):
+        with pytest.raises(ResourceError, match="read-only"):
+            action()
+    assert sorted(library.path.rglob("*")) == before
+
+
+def test_defaults_are_kept(library):
+    assert library.defaults.router is None
+    library.set_defaults(router="posterior", composition="ensemble", top_k=2)
+    assert dataclasses.astuple(Library(library.path).defaults) == ("posterior", "ensemble", 2)
+    assert Library(library.path).base_fingerprint == BASE
+
+
+def test_measurements_are_appended(library):
+    library.measure("law", {"perplexity": 3.5})
+    library.measure("law", {"perplexity": 3.25})
+    assert [each["perplexity"] for each in library.metrics("law")] == [3.5, 3.25]
+    assert library.show("law").metrics == tuple(library.metrics("law"))
+    assert library.verify() == {}
+    with pytest.raises(ValueError, match="JSON compliant"):
+        library.measure("law", {"perplexity": float("nan")})
+    assert len(library.metrics("law")) == 2
+
+
+def test_verify_names_every_kind_of_damage(library):
+    library.save_model("duo", {"members": ["law", "gone"]})
+    (library.path / "experts" / "law" / "card.json").unlink()
+    (library.path / "experts" / "code" / "metrics.jsonl").write_text("{oops\n")
+    (library.path / "experts" / "not a name").mkdir()
+    next((library.path / "routers" / "prior").glob("*.safetensors")).write_bytes(b"")
+    problems = library.verify()
+    assert set(problems) == {"law", "code", "experts/not a name", "prior", "duo"}
+    assert "gone" in problems["duo"][0]
+
+
+def test_an_expert_in_a_folder_of_another_name_is_refused(library):
+    shutil.copytree(library.path / "experts" / "law", library.path / "experts" / "wrong")
+    with pytest.raises(CorruptExpert, match="names another expert"):
+        library["wrong"]
+    assert set(library.verify()) == {"wrong"}
+
+
+@pytest.fixture(scope="module")
+def base():
+    return random_base("llama")
+
+
+def test_an_expert_that_does_not_fit_is_refused(base, path):
+    library = Library(path, base=base)
+    adapter = random_adapter(base)
+    site = next(iter(adapter))
+    sound = adapter[site]
+
+    def expert(**fields):
+        card = ExpertCard(name="bad", kind="lora", base=base.fingerprint)
+        return Expert(card, lora_payload(base, {**adapter, **fields}))
+
+    other = Expert(ExpertCard(name="bad", kind="lora", base=BASE), lora_payload(base, adapter))
+    cases = [
+        (other, IncompatibleExpert, f"{BASE.short}.*{base.fingerprint.short}"),
+        (expert(**{site: LoraWeights(sound.a[:, :5], sound.b, 1.0)}), IncompatibleExpert, "maps 5 to"),
+        (expert(elsewhere=sound), IncompatibleExpert, "no linear layers"),
+        (expert(**{site: LoraWeights(sound.a * float("nan"), sound.b, 1.0)}), CorruptExpert, "NaN"),
+        (expert(**{site: LoraWeights(sound.a, sound.b / 0, 1.0)}), CorruptExpert, "infinity"),
+    ]
+    for broken, kind, words in cases:
+        with pytest.raises(kind, match=words):
+            library.add(broken)
+    with pytest.raises(NameTaken, match="path parts"):
+        library.add(expert(), "../x")
+    assert library.names() == ()
+    assert sorted(each.name for each in path.iterdir()) == [".lock", "collegium.json"]
+
+
+def test_folders_of_ours_are_added_whole_or_refused(base, path, tmp_path):
+    library = Library(path, base=base)
+    expert = Expert(
+        ExpertCard(name="ours", kind="lora", base=base.fingerprint), lora_payload(base, random_adapter(base))
+    )
+    save_expert(expert, tmp_path / "ours")
+    library.add(tmp_path / "ours")
+    library.add(str(tmp_path / "ours"), "again")
+    assert library.names() == ("again", "ours")
+    assert library["again"].digest == library["ours"].digest
+    weights = tmp_path / "ours" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(CorruptExpert, match="truncated"):
+        library.add(tmp_path / "ours", "third")
+    with pytest.raises(LibraryError, match="no folder"):
+        library.add(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CorruptExpert, match="holds no expert"):
+        library.add(tmp_path / "empty")
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_a_peft_folder_is_added_with_a_warning_unless_trusted(base, path, tmp_path):
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    peft.get_peft_model(random_base("llama").model, config).save_pretrained(tmp_path / "theirs")
+    library = Library(path, base=base)
+    with pytest.warns(UnverifiedBase, match="--trust-base"):
+        library.add(tmp_path / "theirs")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        card = library.add(tmp_path / "theirs", "trusted", trust_base=True)
+    assert card.base is None
+    assert "unverified" in card.warnings[0]
+    assert library.names() == ("theirs", "trusted")
+    assert library.verify() == {}
+    with pytest.raises(LibraryError, match="must be compared with the base's"):
+        Library(path).add(tmp_path / "theirs", "blind")
+
+
+def test_a_whole_model_is_kept_and_opened(base, path):
+    library = Library(path, base=base)
+    model = random_base("llama", 5)
+    card = ExpertCard(name="own", kind="whole", base=base.fingerprint)
+    library.add(Expert(card, WholePayload(model.model)))
+    opened = open_whole(Library(path, base=base)["own"], base)
+    tokens = torch.arange(12).view(2, 6)
+    assert torch.equal(opened.logprobs(tokens), model.logprobs(tokens))
+    assert library.verify() == {}
+    assert sorted(each.name for each in (path / "experts" / "own").iterdir()) == [
+        "card.json",
+        "config.json",
+        "model.safetensors",
+    ]
