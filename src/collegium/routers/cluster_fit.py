@@ -63,5 +63,5 @@ def _centre(clusters: WordSpace, expert: str, texts: Sequence[str]) -> Float[Ten
 
 
 def _keep(shelf: Shelf, name: str, space: Mapping[str, Tensor], centres: Mapping[str, Tensor]) -> None:
-    rows = {f"{CENTRE}{expert}": centre.float() for expert, centre in centres.items()}
+    rows = {f"{CENTRE}{expert}": centre.float().clone() for expert, centre in centres.items()}
     shelf.save_router(name, {**space, **rows}, fit_card(CLUSTER, experts=sorted(centres)))

@@ -6,6 +6,7 @@ import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from jaxtyping import Float, Int
@@ -14,6 +15,9 @@ from torch import Tensor
 from collegium.core.randomness import generator
 
 BUCKETS = 1 << 15
+_LETTERS = 6
+"""About how long a word is, the space after it counted."""
+_WORD = re.compile(r"\S+")
 _PIECE = re.compile(r"\w+|[^\w\s]")
 
 
@@ -56,17 +60,26 @@ def scaled(text: Sparse, inverse: Float[Tensor, " bucket"]) -> Float[Tensor, " f
 
 
 def excerpts(texts: Sequence[str], *, words: Sequence[int], most: int, seed: int) -> list[str]:
-    """Return at most `most` excerpts of the texts, of these lengths in turn, at places drawn by the seed.
+    """Return `most` excerpts of the texts, of these lengths in turn, at places drawn by the seed.
 
-    The lengths are those a router will see: a prompt of a line as well as a page.
+    The lengths are those a router will see: a prompt of a line as well as a page. At a text's end they are shorter.
+
+    >>> excerpts(["to be or not to be"], words=(2, 1), most=3, seed=0)
+    ['not to', 'be', 'be or']
     """
     draw = generator(seed, "excerpts")
-    runs = [[match.span() for match in re.finditer(r"\S+", text)] for text in texts]
-    kept = [(text, run) for text, run in zip(texts, runs, strict=True) if run]
+    kept = [text for text in texts if not text.isspace() and text]
     chosen: list[str] = []
     for turn in range(most if kept else 0):
-        text, run = kept[int(torch.randint(len(kept), (1,), generator=draw))]
-        length = min(words[turn % len(words)], len(run))
-        start = int(torch.randint(len(run) - length + 1, (1,), generator=draw))
-        chosen.append(text[run[start][0] : run[start + length - 1][1]])
+        text = kept[int(torch.randint(len(kept), (1,), generator=draw))]
+        length = words[turn % len(words)]
+        last = max(len(text) - _LETTERS * length, 0)
+        chosen.append(_words_from(text, int(torch.randint(last + 1, (1,), generator=draw)), length))
     return chosen
+
+
+def _words_from(text: str, place: int, length: int) -> str:
+    """Return this many words from the first that begins at or after a place."""
+    inside = place > 0 and not text[place - 1].isspace()
+    found = list(islice(_WORD.finditer(text, place), length + inside))[inside:]
+    return text[found[0].start() : found[-1].end()] if found else ""
