@@ -1,5 +1,6 @@
 """Fixtures that every folder of tests shares: no network, fixed seeds, a cache of their own, one thread."""
 
+import os
 from collections.abc import Iterator
 
 import hypothesis
@@ -8,6 +9,8 @@ import pytest_socket
 import torch
 
 from collegium.models import Base
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is imported
 
 hypothesis.settings.register_profile("collegium", deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.load_profile("collegium")
@@ -28,7 +31,6 @@ def _surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep the user's cache untouched and sums in one order."""
     patch = pytest.MonkeyPatch()
     patch.setenv("COLLEGIUM_CACHE", str(tmp_path_factory.mktemp("cache")))
-    patch.setenv("HF_HUB_OFFLINE", "1")
     torch.set_num_threads(1)
     yield
     patch.undo()

@@ -151,7 +151,8 @@ def test_hub_references_need_a_revision():
             load_base(ref)
 
 
-def test_a_hub_model_offline_says_so(monkeypatch, tmp_path):
+def test_a_hub_model_offline_says_so(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     said = []
     with pytest.raises(BaseModelError, match="cannot be fetched"):
         load_base("hf:nobody/nothing-at-all@0123abc", progress=said.append)
