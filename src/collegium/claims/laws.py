@@ -210,7 +210,8 @@ def fitted_digests(seed: int, order: tuple[str, ...]) -> dict[str, str]:
     base, fitted = pico_base(seed), None
     for name in order:
         fitted = fit_expert(base, domain(name, seed), config=_FIT)
-    assert fitted is not None and isinstance(fitted.payload, LoraPayload)
+    assert fitted is not None
+    assert isinstance(fitted.payload, LoraPayload)
     tensors = {
         f"{path}.{part}": tensor
         for path, weights in fitted.payload.adapter.items()
