@@ -47,7 +47,7 @@ unit: .venv/.ready-dev  ## The quick tests alone (under a minute).
 recipe: .venv/.ready-dev  ## The tests of whole recipes on pico models alone.
 	@$(OFFLINE) $(BIN)/pytest -n 2 -m recipe $(ARGS)
 
-docs: .venv/.ready-dev  ## Write docs/cli.md anew and build the site into site/.
+docs: .venv/.ready-dev  ## Write the generated pages anew and build the site into site/.
 	@$(OFFLINE) scripts/docs --write
 
 claims: .venv/.ready-core  ## Run the ledger of claims (about two hours, resumable).

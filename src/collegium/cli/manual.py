@@ -1,16 +1,17 @@
-"""Writes docs/cli.md from the parsers, and compares it: `python -m collegium.cli.manual [--write] PAGE`."""
+"""The pages that the code writes: `python -m collegium.cli.manual [--write] DOCS` writes or compares them."""
 
 import contextlib
 import difflib
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from unittest.mock import patch
 
 import tyro
 
+from collegium.claims import current_page
 from collegium.cli.command import Group, Table
 from collegium.cli.main import COMMANDS, main
 from collegium.cli.parsing import PROGRAM
@@ -62,18 +63,31 @@ def help_text(words: Sequence[str], table: Table) -> str:
     return shown.getvalue()
 
 
-def check_page(page: Path) -> int:
-    """Return 0 when the page is what the parsers say, else show the difference and return 1."""
-    wanted, found = manual(), page.read_text() if page.exists() else ""
-    if wanted == found:
-        return 0
-    difference = difflib.unified_diff(found.splitlines(), wanted.splitlines(), str(page), "the parsers", lineterm="")
-    sys.stderr.write("\n".join(list(difference)[:40]) + f"\nerror: {page} is out of date; run make docs.\n")
-    return 1
+PAGES: Mapping[str, Callable[[], str]] = {"cli.md": manual, "claims.md": current_page}
+"""File in the docs folder -> what it should be."""
+
+
+def write_pages(docs: Path) -> None:
+    """Write every page that the code writes."""
+    for name, page in PAGES.items():
+        write_text(docs / name, page())
+
+
+def differences(docs: Path) -> list[str]:
+    """Return what is out of date, as a difference cut at forty lines; nothing when all is well."""
+    found = []
+    for name, page in PAGES.items():
+        path = docs / name
+        old, new = path.read_text() if path.exists() else "", page()
+        if old != new:
+            lines = list(difflib.unified_diff(old.splitlines(), new.splitlines(), str(path), "the code", lineterm=""))
+            found.append("\n".join([*lines[:40], f"error: {path} is out of date; run make docs."]))
+    return found
 
 
 if __name__ == "__main__":
+    folder = Path(sys.argv[-1])
     if "--write" in sys.argv[1:]:
-        write_text(Path(sys.argv[-1]), manual())
+        write_pages(folder)
     else:
-        sys.exit(check_page(Path(sys.argv[-1])))
+        sys.exit("\n".join(differences(folder)) or 0)
