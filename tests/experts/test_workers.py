@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -184,6 +185,17 @@ def test_bases_of_other_architectures_are_mapped_alike(architecture, tmp_path):
     opened = share_base(base, tmp_path).open()
     tokens = torch.arange(40).view(2, 20)
     assert torch.equal(opened.logprobs(tokens), base.logprobs(tokens))
+
+
+def test_a_disk_too_full_for_the_weights_is_told(pico, tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(ResourceError, match="no space left"):
+            fit_experts(pico, DOMAINS, config=CONFIG, work=tmp_path, workers=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_names_are_given_once_and_workers_are_at_least_one(pico, tmp_path):

@@ -54,7 +54,7 @@ class FitConfig:
     """Steps between two measurements of the held-out loss."""
     patience: int = 3
     """Measurements without improvement after which training stops; 0 = never."""
-    dev_tokens: int = 4096
+    dev_tokens: int = 2048
     """At most this many held-out tokens are measured each time."""
     seed: Suppress[int] = 0  # a command has one seed and one number of threads, given elsewhere
     """Of the first weights, the packing and the order of windows, each drawn apart under the domain's name."""

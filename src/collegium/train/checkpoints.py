@@ -96,10 +96,6 @@ class Checkpoints:
             return snapshot
         return None
 
-    def clear(self) -> None:
-        """Remove the folder; called once what was fitted has been kept elsewhere."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
     def _folders(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("step-*") if path.is_dir())
 
