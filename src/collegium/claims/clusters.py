@@ -14,7 +14,7 @@ from collegium.claims.bigrams import World
 from collegium.claims.experiment import Experiment, PieceResult, Place
 from collegium.core.protocols import Context
 from collegium.core.randomness import generator
-from collegium.data import Clusters, Document, discover, normalised_mutual_information
+from collegium.data import Clusters, Document, discover, normalised_mutual_information, size_ratio
 from collegium.ops.balanced import balanced_kmeans, kmeans
 from collegium.routers import cluster, fit_discovered
 from collegium.testing.pico import byte_tokenizer
@@ -61,13 +61,7 @@ def size_gap(clusters: Clusters, documents: list[Document], seed: int) -> float:
     points = clusters.embed([each.plain for each in documents])
     plain = kmeans(points, _SMALLER, generator=generator(seed, "k-means"))
     balanced = balanced_kmeans(points, _SMALLER, generator=generator(seed, "k-means"))
-    return size_ratio(plain.labels) - size_ratio(balanced.labels)
-
-
-def size_ratio(labels: Tensor) -> float:
-    """Return the size of the largest cluster over that of the smallest."""
-    sizes = labels.bincount(minlength=_SMALLER)
-    return float(sizes.max() / sizes.min().clamp(min=1))
+    return size_ratio(plain.labels.tolist()) - size_ratio(balanced.labels.tolist())
 
 
 def cluster_weights(seed: int, temperature: float) -> Float[Tensor, "text expert"]:
