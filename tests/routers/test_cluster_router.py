@@ -65,8 +65,7 @@ def from_scratch(clusters: Clusters, centres: dict[str, torch.Tensor], prefix: s
     """exp(-d^2 / T) of the finished words of a whole prefix, normalised; equal where there are none."""
     total = torch.zeros_like(next(iter(centres.values())))
     for word in clusters.tokenise(finished(prefix)):
-        vector = clusters.word_vector(word)
-        total = total if vector is None else total + vector
+        total = total + clusters.word_vector(word)
     if not total.any():
         return torch.full((len(EXPERTS),), 1 / len(EXPERTS))
     embedding = total / total.norm()

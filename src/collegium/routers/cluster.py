@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -11,6 +11,7 @@ from torch import Tensor
 from collegium.core.errors import RoutingError
 from collegium.core.protocols import Context, PrefixRouter, RouterState, Shelf, Tokenizer
 from collegium.core.routing import Routing
+from collegium.data import Clusters
 from collegium.routers.fitted import check_covered, load_fit
 from collegium.routers.held import check_experts
 from collegium.routers.words import Reading
@@ -18,28 +19,6 @@ from collegium.routers.words import Reading
 CLUSTER = "cluster"
 CENTRE = "centre."
 SPACE = "space."
-
-
-@runtime_checkable
-class WordSpace(Protocol):
-    """What the router asks of `collegium.data.Clusters`: words as vectors, and back from tensors."""
-
-    @property
-    def centres(self) -> Float[Tensor, "expert dim"]:
-        """The discovered centres."""
-        ...
-
-    def tokenise(self, text: str) -> list[str]:
-        """Return the words of a text that may have a vector."""
-        ...
-
-    def word_vector(self, word: str) -> Float[Tensor, " dim"] | None:
-        """Return what one more occurrence of a word adds to a text's vector; None or zeros for an unknown word."""
-        ...
-
-    def to_tensors(self) -> dict[str, Tensor]:
-        """Return the whole as tensors."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -115,7 +94,7 @@ class ClusterRouter:
     """
 
     experts: tuple[str, ...]
-    clusters: WordSpace
+    clusters: Clusters
     centres: Float[Tensor, "expert dim"]
     back: Int[Tensor, " expert"]
     tokenizer: Tokenizer
@@ -172,16 +151,14 @@ class ClusterRouter:
         return weights[self.back]
 
 
-def word_vectors(clusters: WordSpace, text: str) -> list[Float[Tensor, " dim"]]:
+def word_vectors(clusters: Clusters, text: str) -> list[Float[Tensor, " dim"]]:
     """Return the vector of each known word of a text, in order."""
     found = (clusters.word_vector(word) for word in clusters.tokenise(text))
-    return [vector for vector in found if vector is not None and bool(vector.any())]
+    return [vector for vector in found if bool(vector.any())]
 
 
-def clusters_and_centres(tensors: Mapping[str, Tensor]) -> tuple[WordSpace, dict[str, Tensor]]:
+def clusters_and_centres(tensors: Mapping[str, Tensor]) -> tuple[Clusters, dict[str, Tensor]]:
     """Return the feature space of a fit, and each expert's centre."""
-    from collegium.data import Clusters
-
     space = {key.removeprefix(SPACE): each for key, each in tensors.items() if key.startswith(SPACE)}
     centres = {key.removeprefix(CENTRE): each for key, each in tensors.items() if key.startswith(CENTRE)}
     return Clusters.from_tensors(space), centres

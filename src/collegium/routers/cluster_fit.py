@@ -2,19 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from collegium.core.errors import RoutingError
 from collegium.core.protocols import Shelf
 from collegium.core.tables import nearest
-from collegium.routers.cluster import CENTRE, CLUSTER, SPACE, WordSpace, clusters_and_centres, word_vectors
+from collegium.data import Clusters
+from collegium.routers.cluster import CENTRE, CLUSTER, SPACE, clusters_and_centres
 from collegium.routers.fitted import fit_card, load_fit
 
 
 def fit_cluster(
-    shelf: Shelf, name: str = CLUSTER, *, clusters: WordSpace, documents_by_expert: Mapping[str, Sequence[str]]
+    shelf: Shelf, name: str = CLUSTER, *, clusters: Clusters, documents_by_expert: Mapping[str, Sequence[str]]
 ) -> None:
     """Keep the feature space of these clusters, and as each expert's centre the mean embedding of its documents.
 
@@ -24,7 +24,7 @@ def fit_cluster(
     _keep(shelf, name, _space(clusters), centres)
 
 
-def fit_discovered(shelf: Shelf, name: str = CLUSTER, *, clusters: WordSpace, experts: Sequence[str]) -> None:
+def fit_discovered(shelf: Shelf, name: str = CLUSTER, *, clusters: Clusters, experts: Sequence[str]) -> None:
     """Keep discovered clusters; `experts` names the expert of each, in the clusters' order."""
     if len(experts) != len(clusters.centres) or len(set(experts)) != len(experts):
         raise RoutingError(f"cluster: {len(clusters.centres)} clusters need as many experts, got {list(experts)}.")
@@ -50,16 +50,17 @@ def shrink_cluster(shelf: Shelf, name: str = CLUSTER, *, expert: str) -> None:
     shelf.save_router(name, kept, fit_card(CLUSTER, experts=sorted(set(experts) - {expert})))
 
 
-def _space(clusters: WordSpace) -> dict[str, Tensor]:
+def _space(clusters: Clusters) -> dict[str, Tensor]:
     return {f"{SPACE}{key}": each for key, each in clusters.to_tensors().items()}
 
 
-def _centre(clusters: WordSpace, expert: str, texts: Sequence[str]) -> Float[Tensor, " dim"]:
+def _centre(clusters: Clusters, expert: str, texts: Sequence[str]) -> Float[Tensor, " dim"]:
     """Return the mean of the texts' embeddings, each of length one; texts without a known word count nothing."""
-    sums = [torch.stack(vectors).sum(dim=0) for text in texts if (vectors := word_vectors(clusters, text))]
-    if not sums:
+    embeddings = clusters.embed(texts)
+    known = embeddings.any(dim=1)
+    if not bool(known.any()):
         raise RoutingError(f"cluster: no document of expert {expert!r} has a word that the feature space knows.")
-    return torch.stack([each / each.norm() for each in sums]).mean(dim=0)
+    return embeddings[known].mean(dim=0)
 
 
 def _keep(shelf: Shelf, name: str, space: Mapping[str, Tensor], centres: Mapping[str, Tensor]) -> None:
