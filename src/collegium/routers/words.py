@@ -34,8 +34,8 @@ class Reading:
         (['', '', 'to ', '', ''], 'be')
         """
         waiting = (*self.waiting, token)
-        before = tokenizer.decode(self.last) if self.last else ""
-        text = tokenizer.decode((*self.last, *waiting))
+        before = tokenizer.decode(list(self.last)) if self.last else ""
+        text = tokenizer.decode([*self.last, *waiting])
         if text.endswith(_BROKEN) and len(waiting) < _LONGEST_CHARACTER:
             return "", Reading(self.last, waiting, self.word)
         whole = self.word + text[len(before) :]
