@@ -124,7 +124,7 @@ def run(config: BuildConfig, *, watch: Watch, command: str = "build") -> RunCard
 
 def planned(config: BuildConfig, base: Base, corpus: Corpus, parts: Parts) -> Plan:
     """Return the plan, measured once: a run that is resumed keeps its steps."""
-    budget = parse_budget(config.budget, minutes=10)
+    budget = parse_budget(config.budget, minutes=10.0)
     eval_tokens = None if config.budget == "full" else REDUCED_TOKENS
     threads = torch.get_num_threads()
     fit = replace(config.fit, seed=config.common.seed, threads=threads)

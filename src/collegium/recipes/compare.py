@@ -32,7 +32,7 @@ class CompareConfig:
     """A folder or file of texts, one sub-folder or file per domain."""
     library: Path
     """The library of experts."""
-    max_slowdown: float = math.inf
+    max_slowdown: float | None = None
     """How many times slower than the base the default may be; no limit unless given."""
     keep_default: bool = False
     """Leave the library's default as it is."""
@@ -51,7 +51,7 @@ class CompareConfig:
 def run(config: CompareConfig, *, watch: Watch) -> RunCard:
     """Return the run's card: a row per composition, and which became the default."""
     start = time.perf_counter()
-    if config.max_slowdown < 1:
+    if config.max_slowdown is not None and not config.max_slowdown >= 1:
         raise ConfigError(f"--max-slowdown is at least 1 (the base's own speed), got {config.max_slowdown:g}.")
     corpus = read_domains(config.data, columns=config.columns or None)
     base, library = open_library(config.library, config.common)
@@ -89,13 +89,14 @@ def mean_nats(each: Column, text: HeldOut) -> float:
     return sum(math.log(value) for value in values) / len(values)
 
 
-def choose(columns: Sequence[Column], text: HeldOut, *, max_slowdown: float) -> Column | None:
+def choose(columns: Sequence[Column], text: HeldOut, *, max_slowdown: float | None) -> Column | None:
     """Return the composition with the fewest nats among those within the slowdown; the cheaper of equals.
 
     None when only the base is fast enough.
     """
     base = next(each for each in columns if each.label == BASE)
-    able = [each for each in columns if each.way and each.ms_per_token <= max_slowdown * base.ms_per_token]
+    limit = math.inf if max_slowdown is None else max_slowdown * base.ms_per_token
+    able = [each for each in columns if each.way and each.ms_per_token <= limit]
     return min(able, key=lambda each: (round(mean_nats(each, text), 6), each.ms_per_token), default=None)
 
 
