@@ -152,8 +152,9 @@ def _text_table(value: object) -> bool:
     return isinstance(value, dict) and all(isinstance(each, str) for each in value.values())
 
 
-def _record(value: object, *names: str) -> bool:
-    return _text_table(value) and isinstance(value, dict) and set(value) == set(names)
+def _record(value: object, kind: type, *required: str) -> bool:
+    known = {each.name for each in dataclasses.fields(kind)}
+    return isinstance(value, dict) and _text_table(value) and set(required) <= set(value) <= known
 
 
 def _payload(value: object) -> bool:
@@ -169,9 +170,9 @@ _CARD_FIELDS: Mapping[str, Callable[[object], object]] = {
     "name": lambda value: isinstance(value, str),
     "kind": lambda value: value in ("lora", "whole"),
     "task": lambda value: value in ("language", "reward", "classification"),
-    "base": lambda value: value is None or _record(value, "config", "tokenizer", "weights"),
+    "base": lambda value: value is None or _record(value, Fingerprint, "config", "tokenizer", "weights"),
     "domain": lambda value: value is None or isinstance(value, str),
-    "sources": lambda value: isinstance(value, list) and all(_record(each, "name", "licence") for each in value),
+    "sources": lambda value: isinstance(value, list) and all(_record(each, Source, "name") for each in value),
     "documents": lambda value: isinstance(value, dict) and all(map(_texts, value.values())),
     "tokens_seen": _count,
     "trained_parameters": _count,

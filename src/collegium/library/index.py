@@ -122,6 +122,7 @@ class Index:
 
     def _update(self, rows: list[Row], gone: list[str]) -> None:
         with contextlib.closing(sqlite3.connect(self._path, timeout=WAIT_SECONDS)) as database, database:
+            database.execute("PRAGMA synchronous = OFF")  # A cache need not outlive a loss of power.
             if database.execute("PRAGMA user_version").fetchone() != (_SCHEMA,):
                 database.execute("DROP TABLE IF EXISTS experts")
                 database.execute(f"CREATE TABLE experts ({_COLUMNS}, PRIMARY KEY (name))")

@@ -1,0 +1,141 @@
+"""Whole models as experts: opened as bases of their own, and averaged (Branch-Train-Merge)."""
+
+import json
+
+import pytest
+import torch
+
+from collegium.core.cards import ExpertCard, Source
+from collegium.core.errors import CorruptExpert, IncompatibleExpert, RoutingError
+from collegium.experts import (
+    Expert,
+    WholePayload,
+    average_experts,
+    average_whole,
+    load_expert,
+    lora_payload,
+    open_whole,
+    save_expert,
+)
+from collegium.models import RowPlan
+from collegium.testing.pico import random_adapter, random_base
+
+ARCHITECTURES = ("llama", "gpt2", "gpt_neox", "qwen3", "gemma3")
+TOKENS = torch.randint(0, 250, (2, 7), generator=torch.Generator().manual_seed(0))
+
+
+def whole(base, name, seed, **fields):
+    card = ExpertCard(name=name, kind="whole", base=base.fingerprint, **fields)
+    return Expert(card, WholePayload(random_base(name.split("-")[0], seed).model))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_saved_model_says_the_same(architecture, tmp_path):
+    base = random_base(architecture)
+    expert = whole(base, f"{architecture}-one", 1)
+    save_expert(expert, tmp_path / "one")
+    opened = open_whole(load_expert(tmp_path / "one", base=base.fingerprint), base)
+    assert torch.equal(opened.logprobs(TOKENS), random_base(architecture, 1).logprobs(TOKENS))
+    assert opened.fingerprint.tokenizer == base.fingerprint.tokenizer
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_all_weight_on_one_model_is_that_model_to_the_bit(architecture):
+    models = [random_base(architecture, seed) for seed in range(3)]
+    averaged = average_whole(models, [0.0, 0.3, 0.0], name="one")
+    assert torch.equal(averaged.logprobs(TOKENS), models[1].logprobs(TOKENS))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_an_average_is_the_weighted_mean_of_the_parameters(architecture):
+    models = [random_base(architecture, seed) for seed in range(2)]
+    averaged = average_whole(models, [3.0, 1.0], name="mean").model.state_dict()
+    for name, tensor in averaged.items():
+        parts = [model.model.state_dict()[name] for model in models]
+        torch.testing.assert_close(tensor, 0.75 * parts[0] + 0.25 * parts[1])
+    turned = average_whole(models[::-1], [1.0, 3.0], name="turned").model.state_dict()
+    assert all(torch.allclose(tensor, turned[name], atol=1e-7) for name, tensor in averaged.items())
+
+
+def test_an_average_leaves_its_parts_and_their_experts_alone():
+    models = [random_base("llama", seed) for seed in range(2)]
+    models[0].attach("guest", random_adapter(models[0]))
+    before = models[0].logprobs_rows(TOKENS, plan=RowPlan.one("guest"))
+    averaged = average_whole(models, [1.0, 0.0], name="mean")
+    assert torch.equal(averaged.logprobs(TOKENS), models[0].logprobs(TOKENS))
+    assert averaged.attached == ()
+    assert torch.equal(models[0].logprobs_rows(TOKENS, plan=RowPlan.one("guest")), before)
+
+
+@pytest.mark.parametrize("weights", [[1.0], [0.0, 0.0], [1.0, -1.0], [1.0, float("nan")]])
+def test_weights_without_a_sum_are_refused(weights):
+    models = [random_base("llama", seed) for seed in range(2)]
+    with pytest.raises(RoutingError, match="one weight per model"):
+        average_whole(models, weights, name="mean")
+
+
+def test_other_architectures_are_refused():
+    with pytest.raises(IncompatibleExpert, match="one architecture"):
+        average_whole([random_base("llama"), random_base("gpt2")], [1.0, 1.0], name="mean")
+
+
+def test_an_averaged_expert_remembers_its_parents(tmp_path):
+    base = random_base("llama")
+    first = whole(base, "llama-one", 1, documents={"train": ("a",)}, sources=(Source("web"),))
+    second = whole(base, "llama-two", 2, documents={"train": ("b", "a"), "dev": ("c",)}, sources=(Source("web"),))
+    save_expert(first, tmp_path / "one")
+    kept = load_expert(tmp_path / "one")
+    averaged = average_experts([kept, second], [1.0, 3.0], name="mean", base=base)
+    assert averaged.card.parents == {"llama-one": first.digest, "llama-two": second.digest}
+    assert kept.digest == first.digest, "the checksum is the same before and after saving"
+    assert averaged.card.documents == {"train": ("a", "b"), "dev": ("c",)}
+    assert averaged.card.sources == (Source("web"),)
+    save_expert(averaged, tmp_path / "mean")
+    assert open_whole(load_expert(tmp_path / "mean"), base).vocab_size == base.vocab_size
+
+
+def test_an_adapter_is_no_whole_model():
+    base = random_base("llama")
+    adapter = Expert(ExpertCard(name="x", kind="lora"), lora_payload(base, random_adapter(base)))
+    with pytest.raises(IncompatibleExpert, match="not a whole model"):
+        open_whole(adapter, base)
+
+
+def test_another_vocabulary_is_refused():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(vocab_size=99, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    expert = Expert(ExpertCard(name="x", kind="whole"), WholePayload(LlamaForCausalLM(config)))
+    with pytest.raises(IncompatibleExpert, match="99 token ids"):
+        open_whole(expert, random_base("llama"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A whole model's folder from elsewhere, which can be edited."""
+    random_base("llama").model.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_a_transformers_folder_becomes_an_expert(folder, tmp_path):
+    expert = Expert(ExpertCard(name="x", kind="whole"), WholePayload(folder))
+    save_expert(expert, tmp_path / "kept")
+    opened = open_whole(load_expert(tmp_path / "kept"), random_base("llama", 1))
+    assert torch.equal(opened.logprobs(TOKENS), random_base("llama").logprobs(TOKENS))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"auto_map": {"AutoModelForCausalLM": "evil.Model"}}, "run code"),
+        ({"hidden_size": 32}, "not those that config.json describes"),
+        ({"num_hidden_layers": 3}, "not those that config.json describes"),
+        ({"model_type": "never-heard-of"}, "no causal language model"),
+    ],
+)
+def test_a_folder_that_does_not_hold_together_is_refused(folder, tmp_path, fields, words):
+    config = folder / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **fields}))
+    expert = Expert(ExpertCard(name="x", kind="whole"), WholePayload(folder))
+    with pytest.raises(CorruptExpert, match=words):
+        save_expert(expert, tmp_path / "kept")
