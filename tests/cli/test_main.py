@@ -157,7 +157,7 @@ def test_a_reader_that_leaves_is_no_error():
     claims.stdout.close()
     assert claims.stderr.read() == ""
     claims.stderr.close()
-    assert claims.wait(60) == 141
+    assert claims.wait(60) == 1
 
 
 def test_the_version(capsys):
@@ -170,3 +170,15 @@ def test_every_command_parses_its_help_without_conflicts(capsys):
         for words in [[name], *([name, verb] for verb in getattr(entry, "verbs", ()))]:
             assert main([*words, "--help"]) == 0, words
     assert "usage" in capsys.readouterr().out
+
+
+def test_json_to_a_reader_that_leaves_is_no_error():
+    words = ["claims", "list", "--json"]
+    script = f"import sys; from collegium.cli.main import main; sys.exit(main({words}))"
+    claims = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert claims.stdout is not None
+    assert claims.stderr is not None
+    claims.stdout.close()
+    assert "BrokenPipe" not in claims.stderr.read()
+    claims.stderr.close()
+    assert claims.wait(60) == 1

@@ -10,12 +10,16 @@ import warnings
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 
+from collegium.cli.bench import BENCH
 from collegium.cli.claims import CLAIMS
 from collegium.cli.command import Table
 from collegium.cli.console import Screen
+from collegium.cli.data import DATA
+from collegium.cli.discover import DISCOVER
 from collegium.cli.doctor import DOCTOR
 from collegium.cli.generate import GENERATE
 from collegium.cli.library import LIBRARY
+from collegium.cli.making import BUILD, DEMO, TRAIN
 from collegium.cli.output import emit
 from collegium.cli.parsing import PROGRAM, Request, parse
 from collegium.cli.quality import COMPARE, EVAL
@@ -23,11 +27,17 @@ from collegium.core.errors import CollegiumError
 from collegium.models import memory_errors
 
 COMMANDS: Table = {
+    "demo": DEMO,
+    "build": BUILD,
+    "data": DATA,
+    "discover": DISCOVER,
+    "train": TRAIN,
     "library": LIBRARY,
     "eval": EVAL,
     "compare": COMPARE,
     "generate": GENERATE,
     "claims": CLAIMS,
+    "bench": BENCH,
     "doctor": DOCTOR,
 }
 """Every command, in the order of the help."""
@@ -77,9 +87,9 @@ def _mistakes_answered() -> Iterator[None]:
     except KeyboardInterrupt:
         Screen().errors.print("interrupted: run the same command again to go on")
         raise SystemExit(130) from None
-    except BrokenPipeError:  # the reader has gone, as `head` does; nothing more is written, at exit neither
+    except BrokenPipeError:  # the reader has gone, as `head` does: quiet, and the same code as rich gives
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(141) from None
+        raise SystemExit(1) from None
     except (CollegiumError, OSError) as error:
         if os.environ.get(DEBUG) == "1":
             raise

@@ -110,6 +110,9 @@ def _union_of(table: Table, orders: Mapping[tuple[str, ...], _Order]) -> Any:  #
         if isinstance(entry, Command):
             options.append(orders[name,].option)
             continue
-        verbs = Union[tuple(orders[name, verb].option for verb in entry.verbs)]  # noqa: UP007 - built at run time
-        options.append(Annotated[verbs, tyro.conf.subcommand(name, description=entry.summary, prefix_name=False)])
+        verbs = [orders[name, verb].option for verb in entry.verbs]
+        if len(verbs) == 1:  # a union has two members or it is none
+            verbs.append(Annotated[None, tyro.conf.Suppress])
+        group = tyro.conf.subcommand(name, description=entry.summary, prefix_name=False)
+        options.append(Annotated[Union[tuple(verbs)], group])  # noqa: UP007 - built at run time
     return Union[tuple(options)]  # noqa: UP007 - built at run time
