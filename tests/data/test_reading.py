@@ -151,6 +151,7 @@ def test_cutting_loses_no_character_but_blank_lines(parts: list[str], minimum: i
             ".",
             r"law\.jsonl:1: .*`text`; .*`body`, `id`.*--columns",
         ),
+        ({"law.jsonl": '{"text": "a\\ud800"}\n'}, ".", r"law\.jsonl:1: .*half of a surrogate pair"),
         ({"law.jsonl": '{"text": 3}\n'}, ".", r"law\.jsonl:1: `text` holds text, got a int"),
         ({"law.csv": 'text\n"a\n'}, ".", r"law\.csv: a csv file has each double quote"),
         ({"law.csv": "text\na,b\nc,d\n"}, ".", r"law\.csv: a csv file has.*Expected 1 columns, got 2"),

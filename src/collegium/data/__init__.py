@@ -1,6 +1,9 @@
 """Corpora: read, split, encode, pack, describe, discover."""
 
+from collegium.data.agreement import normalised_mutual_information, purity, size_ratio
+from collegium.data.clusters import Clusters
 from collegium.data.demo import DEMO_DOMAINS, pull
+from collegium.data.discovery import as_corpus, discover, write_domains
 from collegium.data.documents import Corpus, Document, Domain, Message, Split
 from collegium.data.encoding import Encoded, encode
 from collegium.data.reading import read_domains
@@ -8,6 +11,7 @@ from collegium.data.windows import Windows, cut, pack
 
 __all__ = [
     "DEMO_DOMAINS",
+    "Clusters",
     "Corpus",
     "Document",
     "Domain",
@@ -15,9 +19,15 @@ __all__ = [
     "Message",
     "Split",
     "Windows",
+    "as_corpus",
     "cut",
+    "discover",
     "encode",
+    "normalised_mutual_information",
     "pack",
     "pull",
+    "purity",
     "read_domains",
+    "size_ratio",
+    "write_domains",
 ]

@@ -37,11 +37,24 @@ def read_rows(path: Path, *, columns: Mapping[str, str], where: str) -> tuple[li
     readers = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
     for line, row in readers[path.suffix.lower()](path, where):
         document = _document(row, columns, origin=f"{where}:{line}")
+        if document is not None and not _encodes(document.plain):
+            raise DataError(
+                f"{where}:{line}: text must be Unicode, this row holds half of a surrogate pair (\\ud800 to \\udfff). "
+                "Mend or delete the row."
+            )
         if document is None or not document.plain.strip():
             empty += 1
         else:
             documents.append(document)
     return documents, empty
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _jsonl(path: Path, where: str) -> Iterator[tuple[int, Row]]:
