@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 
+from collegium.core.errors import RoutingError
 from collegium.data import Domain
 from collegium.library import Library
-from collegium.routers import grow_classifier, shrink_cached_prior, shrink_classifier, shrink_cluster
+from collegium.recipes.fit_routers import FIT_DOCUMENTS
+from collegium.routers import grow_classifier, grow_cluster, shrink_cached_prior, shrink_classifier, shrink_cluster
 
 _SHRINK: dict[str, Callable[[Library, str], None]] = {
     "classifier": lambda library, name: shrink_classifier(library, expert=name),
@@ -13,14 +15,22 @@ _SHRINK: dict[str, Callable[[Library, str], None]] = {
 }
 
 
-def route_to(library: Library, domain: Domain) -> None:
-    """Give an expert of a domain its row in the library's classifier, if there is one; no other row is touched."""
-    if "classifier" not in library.router_names():
-        return
+def route_to(library: Library, domain: Domain) -> list[str]:
+    """Give an expert of a domain its row in the library's classifier and cluster router, where they are.
+
+    No other row is touched. Returns why a router could not take it; that router says so when it is asked for.
+    """
     split = domain.split()
-    train = [document.plain for document in split.train]
+    train = [document.plain for document in split.train[:FIT_DOCUMENTS]]
     dev = [document.plain for document in split.dev]
-    grow_classifier(library, expert=domain.name, texts=train, dev=dev)
+    if "classifier" in library.router_names():
+        grow_classifier(library, expert=domain.name, texts=train, dev=dev)
+    if "cluster" in library.router_names():
+        try:
+            grow_cluster(library, expert=domain.name, documents=train)
+        except RoutingError as error:
+            return [str(error)]
+    return []
 
 
 def remove_expert(library: Library, name: str, *, cascade: bool = False, keep_descendants: bool = False) -> list[str]:
@@ -37,5 +47,8 @@ def remove_expert(library: Library, name: str, *, cascade: bool = False, keep_de
         if name in card.get("experts", ()):
             shrink(library, name)
             if name in card.get("background", ()) or router == "cluster":
-                traces.append(f"router {router}: {name} took part in its first fit; `collegium build` on the remaining texts makes it anew")
+                way_out = "`collegium build` on the remaining texts makes it anew"
+                traces.append(f"router {router}: {name} took part in its first fit; {way_out}")
+                    f"router {router}: {name} took part in its first fit; `collegium build` on the remaining texts makes it anew"
+                )
     return traces

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from collegium.recipes.reference import Reference, parse_reference
-
 from collegium.compose import Cast, Ensemble, Mix, assemble, check_base
 from collegium.core.errors import BaseModelError, IncompatibleExpert, UnknownName
 from collegium.core.protocols import LanguageModel
@@ -14,6 +12,7 @@ from collegium.library import Library
 from collegium.models import Base, load_base
 from collegium.recipes.columns import Way, build_way
 from collegium.recipes.common import Common
+from collegium.recipes.reference import Reference, parse_reference
 from collegium.routers import fixed
 from collegium.routers import parse as parse_router
 
@@ -103,7 +102,9 @@ def _way(reference: Reference, library: Library, weights: dict[str, float] | Non
     if weights is not None:
         return Way(compose, fixed(weights), reference.top_k)
     top_k = reference.top_k if reference.router else reference.top_k or library.defaults.top_k
-    recipe = parse_router(reference.router or ("uniform" if compose == "merge" else library.defaults.router or "default"))
+    recipe = parse_router(
+        reference.router or ("uniform" if compose == "merge" else library.defaults.router or "default")
+    )
     return Way(compose, recipe, top_k)
 
 

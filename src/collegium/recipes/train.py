@@ -8,16 +8,18 @@ from typing import Any
 from tyro.conf import OmitArgPrefixes, Positional
 
 from collegium.compose import assemble
-from collegium.core.errors import ConfigError, TrainingError, UnknownName
+from collegium.core.errors import CollegiumError, ConfigError, TrainingError, UnknownName
 from collegium.core.tables import nearest
 from collegium.data import Corpus, Domain, read_domains
 from collegium.experts import FitConfig
 from collegium.experts.workers import Outcome, fit_experts
 from collegium.library import Library
 from collegium.models import Base
+from collegium.recipes.branch import train_branch
 from collegium.recipes.budget import parse_budget
 from collegium.recipes.common import Common
 from collegium.recipes.fit_routers import fit_routers
+from collegium.recipes.keep import route_to
 from collegium.recipes.opening import DEFAULT_BASE, open_base
 from collegium.recipes.run_card import RunCard, make_card, run_folder
 from collegium.recipes.speed import tokens_per_second
@@ -40,8 +42,12 @@ class TrainConfig:
     """Time or tokens for each expert in place of --steps: 5m, 200k."""
     workers: int = 1
     """Experts trained at the same time; they divide the threads."""
+    whole: bool = False
+    """Make whole small models (Branch-Train-Merge) in place of low-rank changes."""
+    parents: tuple[str, ...] = ()
+    """Whole experts of the library to branch from, weighted by their posterior on the domain; none = the base."""
     routers: bool = True
-    """Fit the library's routers afterwards."""
+    """Fit the library's routers afterwards, or give new experts their rows in them."""
     columns: dict[str, str] = field(default_factory=dict)
     """Names of the text columns in tables: text=body."""
     out: Path | None = None
@@ -58,6 +64,8 @@ def run(config: TrainConfig, *, watch: Watch) -> RunCard:
     Raises TrainingError at the end when experts failed; those that did not are in the library by then.
     """
     start = time.perf_counter()
+    if config.parents and not config.whole:
+        raise ConfigError("--parents goes with --whole: a low-rank expert always starts from the base.")
     if config.workers < 1:
         raise ConfigError(f"--workers is at least 1, got {config.workers}.")
     corpus = chosen_domains(read_domains(config.data, columns=config.columns or None), config.domains)
@@ -70,9 +78,12 @@ def run(config: TrainConfig, *, watch: Watch) -> RunCard:
             watch.say(f"{domain.name}: is in the library already")
     fit = resolve_fit(config, base, threads=max(1, threads // config.workers))
     folder = run_folder("train", config, config.out)
-    outcome = train_domains(base, library, waiting, fit, workers=config.workers, folder=folder, watch=watch)
-    if config.routers and len(library.names()) > 1:
-        fit_routers(assemble(base, library), library, corpus, seed=config.common.seed, watch=watch)
+    if config.whole:
+        outcome = train_whole(base, library, waiting, fit, parents=config.parents, folder=folder, watch=watch)
+    else:
+        outcome = train_domains(base, library, waiting, fit, workers=config.workers, folder=folder, watch=watch)
+    if config.routers:
+        route(base, library, corpus, [domain for domain in waiting if domain.name in library], config, watch=watch)
     seconds = time.perf_counter() - start
     failed = {name: row["error"] for name, row in outcome.items() if "error" in row}
     if failed:
@@ -80,6 +91,39 @@ def run(config: TrainConfig, *, watch: Watch) -> RunCard:
         raise TrainingError(f"{len(failed)} of {len(waiting)} experts failed, the others are kept. {text}")
     result = {"library": str(config.library), "experts": outcome, "seconds": round(seconds, 3)}
     return make_card("train", config, result, seconds)
+
+
+def route(
+    base: Base, library: Library, corpus: Corpus, new: list[Domain], config: TrainConfig, *, watch: Watch
+) -> None:
+    """Fit the routers when the data covers the library; else give the new experts rows and touch no other."""
+    experts = library.names(task="language")
+    if len(experts) > 1 and set(experts) <= set(corpus.names):
+        fit_routers(assemble(base, library), library, corpus, seed=config.common.seed, watch=watch)
+        return
+    for domain in new:
+        for line in route_to(library, domain):
+            watch.say(line)
+
+
+def train_whole(
+    base: Base,
+    library: Library,
+    domains: list[Domain],
+    fit: FitConfig,
+    *,
+    parents: tuple[str, ...],
+    folder: Path,
+    watch: Watch,
+) -> dict[str, dict[str, Any]]:
+    """Train whole models one after the other; return each one's figures or error."""
+    outcome: dict[str, dict[str, Any]] = {}
+    for domain in domains:
+        try:
+            outcome[domain.name] = train_branch(base, library, domain, fit, parents=parents, folder=folder, watch=watch)
+        except CollegiumError as error:
+            outcome[domain.name] = {"error": str(error)}
+    return outcome
 
 
 def chosen_domains(corpus: Corpus, names: tuple[str, ...]) -> Corpus:
