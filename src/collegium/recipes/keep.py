@@ -49,6 +49,4 @@ def remove_expert(library: Library, name: str, *, cascade: bool = False, keep_de
             if name in card.get("background", ()) or router == "cluster":
                 way_out = "`collegium build` on the remaining texts makes it anew"
                 traces.append(f"router {router}: {name} took part in its first fit; {way_out}")
-                    f"router {router}: {name} took part in its first fit; `collegium build` on the remaining texts makes it anew"
-                )
     return traces
