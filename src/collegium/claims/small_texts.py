@@ -32,7 +32,7 @@ def without_manual(domain: Domain) -> Domain:
 
 
 def milton() -> Domain:
-    """Return Paradise Lost and Paradise Regained, in parts of about 20,000 characters."""
+    """Return Paradise Lost and Paradise Regained, in parts of about 6,000 characters."""
     parcel = PARCELS["drama"]
     archive = fetch_parcel(parcel, lambda _: None)
     texts = [
@@ -51,7 +51,7 @@ def manual() -> Domain:
     return Domain("manual", documents, (Source("Python's language manual", "PSF"),))
 
 
-def parts_of(text: str, *, characters: int = 20_000) -> list[str]:
+def parts_of(text: str, *, characters: int = 6_000) -> list[str]:
     """Return a long text in parts of about so many characters, cut at line ends.
 
     >>> parts_of("one\\ntwo\\nthree", characters=8)
