@@ -3,8 +3,10 @@
 from collegium.data.agreement import normalised_mutual_information, purity, size_ratio
 from collegium.data.clusters import Clusters
 from collegium.data.demo import DEMO_DOMAINS, pull
+from collegium.data.description import Description, describe
 from collegium.data.discovery import as_corpus, discover, write_domains
 from collegium.data.documents import Corpus, Document, Domain, Message, Split
+from collegium.data.duplicates import NearDuplicate, near_duplicates
 from collegium.data.encoding import Encoded, encode
 from collegium.data.reading import read_domains
 from collegium.data.windows import Windows, cut, pack
@@ -13,16 +15,20 @@ __all__ = [
     "DEMO_DOMAINS",
     "Clusters",
     "Corpus",
+    "Description",
     "Document",
     "Domain",
     "Encoded",
     "Message",
+    "NearDuplicate",
     "Split",
     "Windows",
     "as_corpus",
     "cut",
+    "describe",
     "discover",
     "encode",
+    "near_duplicates",
     "normalised_mutual_information",
     "pack",
     "pull",
