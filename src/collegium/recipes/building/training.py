@@ -68,7 +68,8 @@ def show_first(base: Base, trained: Trained, domain: Domain, *, watch: Watch, st
         f"first result after {seconds:.0f} s: on held-out {domain.name} the base has perplexity {plain:.1f}, "
         f"its expert {better:.1f} ({100 * (better / plain - 1):+.0f} %)"
     )
-    prompt = text.tokens[0, :16].tolist()
+    longest = int(text.lengths.argmax())
+    prompt = text.tokens[longest, : min(16, int(text.lengths[longest]))].tolist()
     sampling = Sampling(tokens=24, temperature=0.7, repetition_penalty=1.1)
     for label, model in (("base", base), (name, expert)):
         said = generate(model, [prompt], sampling=sampling)[0].text.strip().replace("\n", " ")
