@@ -109,6 +109,25 @@ def test_verify_finds_damage(ask, library, tmp_path):
     assert "law" in shown
 
 
+def test_describe_counts_and_finds_near_duplicates(ask, texts, pico_folder, tmp_path):
+    code, found, shown = ask("data", "describe", texts, "--base", pico_folder)
+    assert code == 0
+    assert {row["name"]: row["documents"] for row in found["domains"]} == {"law": 12, "code": 12}
+    assert all(row["tokens"] == row["bytes"] for row in found["domains"])  # a byte tokenizer
+    assert found["near_duplicates"] == []
+    shutil.copytree(texts, tmp_path / "copy")
+    shutil.copy(tmp_path / "copy" / "law" / "00.txt", tmp_path / "copy" / "code" / "law.txt")
+    code, found, shown = ask("data", "describe", tmp_path / "copy")
+    assert found["near_duplicates"][0]["similarity"] == 1.0
+    assert "100 % the same" in shown
+
+
+def test_pull_says_first_what_it_would_do(ask, tmp_path):
+    code, found, _ = ask("data", "pull", tmp_path / "texts", "--dry-run")
+    assert (code, sorted(found["domains"])) == (0, ["chat", "code", "drama", "speeches"])
+    assert not (tmp_path / "texts").exists()
+
+
 def test_discover_writes_domains_that_can_be_read(ask, texts, tmp_path):
     words = ["discover", texts, "--domains", "2", "--out", tmp_path / "found", "--threads", "1"]
     code, found, shown = ask(*words, "--dry-run")

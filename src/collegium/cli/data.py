@@ -8,8 +8,9 @@ from tyro.conf import Positional
 from collegium.cli.command import Command, Group
 from collegium.cli.console import Screen
 from collegium.cli.output import Outcome
-from collegium.data import DEMO_DOMAINS, pull, read_domains
+from collegium.data import DEMO_DOMAINS, describe, pull, read_domains
 from collegium.recipes.common import Common
+from collegium.recipes.opening import open_base
 
 
 @dataclass(frozen=True)
@@ -35,4 +36,50 @@ def run_pull(config: PullConfig, screen: Screen) -> Outcome:
     return Outcome({"folder": str(folder), "domains": rows}, rows)
 
 
-DATA = Group("Texts.", {"pull": Command(PullConfig, run_pull)})
+@dataclass(frozen=True)
+class DescribeConfig:
+    """Describe texts: documents, words, split, sources, and documents that stand in two domains almost the same."""
+
+    data: Positional[Path]
+    """A folder or file of texts, one sub-folder or file per domain."""
+    base: str = ""
+    """Count the tokens of this base's tokenizer, too."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Names of the text columns in tables: text=body."""
+    common: Common = field(default_factory=Common)
+    """Seed and machine."""
+
+
+def run_describe(config: DescribeConfig, screen: Screen) -> Outcome:
+    """Return the corpus in numbers, a row for each domain."""
+    corpus = read_domains(config.data, columns=config.columns or None)
+    tokenizer = open_base(config.base, config.common).tokenizer if config.base else None
+    found = describe(corpus, tokenizer)
+    cells = [
+        (
+            each.name,
+            ", ".join(f"{count:,} {kind}" for kind, count in each.kinds.items()),
+            each.words,
+            each.bytes,
+            each.tokens,
+            "too few" if each.split is None else " / ".join(f"{count:,}" for count in each.split.values()),
+            each.duplicates,
+            each.empty,
+        )
+        for each in found.domains
+    ]
+    screen.table(("domain", "documents", "words", "bytes", "tokens", "train / dev / test", "copies", "empty"), cells)
+    for pair in found.near_duplicates[:_PAIRS_SHOWN]:
+        screen.say(f"{pair.origins[0]} and {pair.origins[1]} are {100 * pair.similarity:.0f} % the same")
+    if len(found.near_duplicates) > _PAIRS_SHOWN:
+        screen.say(f"... and {len(found.near_duplicates) - _PAIRS_SHOWN} more pairs across domains (--json has all)")
+    value = found.to_dict()
+    return Outcome(value, value["domains"])
+
+
+_PAIRS_SHOWN = 10
+
+DATA = Group(
+    "Texts: fetch the demo's, look at your own.",
+    {"pull": Command(PullConfig, run_pull), "describe": Command(DescribeConfig, run_describe)},
+)
