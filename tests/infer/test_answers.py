@@ -25,13 +25,16 @@ def test_metrics_by_hand():
 
 def test_answers_are_judged_per_domain_with_intervals():
     rows = [Document(prompt="a", completion="bb"), Document(prompt="ab", completion="ba")]
-    found = judge_answers(parrot(), {"x": rows}, AnswerConfig(judge=True, tokens=2), seed=0)
+    found = judge_answers(parrot(), {"x": rows}, AnswerConfig(answer_tokens=2), seed=0)
     assert found["x"]["exact_match"]["mean"] == 0.5
     assert found["x"]["rows"] == 2
 
 
 def test_nothing_is_generated_unless_asked():
-    assert judge_answers(parrot(), {"x": [Document(prompt="a", completion="b")]}, AnswerConfig(), seed=0) == {}
+    assert (
+        judge_answers(parrot(), {"x": [Document(prompt="a", completion="b")]}, AnswerConfig(answers=False), seed=0)
+        == {}
+    )
 
 
 def test_a_metric_runs_only_when_code_is_allowed():

@@ -34,7 +34,7 @@ def test_generated_log_prob_is_the_scored_one():
 
 def test_greedy_takes_the_likeliest_token_every_time():
     model = college()
-    each = generate(model, "to be", sampling=Sampling(tokens=6, temperature=0))[0]
+    each = generate(model, "to be", sampling=Sampling(tokens=6, temperature=0.0))[0]
     ids = model.tokenizer.encode("to be")
     for token in each.tokens:
         assert token == int(model.logprobs(torch.tensor([ids]), context=5)[0, -1].argmax())
@@ -43,9 +43,9 @@ def test_greedy_takes_the_likeliest_token_every_time():
 
 def test_a_prompt_in_a_batch_is_as_alone():
     model = college()
-    together = generate(model, ["to be", "a", "hello there"], sampling=Sampling(tokens=7, temperature=0))
+    together = generate(model, ["to be", "a", "hello there"], sampling=Sampling(tokens=7, temperature=0.0))
     for prompt, each in zip(("to be", "a", "hello there"), together, strict=True):
-        assert generate(model, prompt, sampling=Sampling(tokens=7, temperature=0))[0].tokens == each.tokens
+        assert generate(model, prompt, sampling=Sampling(tokens=7, temperature=0.0))[0].tokens == each.tokens
 
 
 def test_equal_seeds_draw_equal_texts_and_others_do_not():
@@ -59,7 +59,7 @@ def test_draws_follow_the_distribution():
     model = tiny_lm(0, symbols=4, order=1, eos=None)
     prompts = [[1]] * 2000
     tokens = torch.tensor(
-        [each.tokens for each in generate(model, prompts, sampling=Sampling(tokens=1, temperature=1))]
+        [each.tokens for each in generate(model, prompts, sampling=Sampling(tokens=1, temperature=1.0))]
     )
     share = torch.bincount(tokens.flatten(), minlength=4) / len(prompts)
     wanted = model.logprobs(torch.tensor([[1]]))[0, 0].exp()
@@ -74,7 +74,7 @@ def test_shares_are_who_spoke():
 
 
 def test_a_stop_string_ends_a_text_and_is_cut_off():
-    each = generate(letters(0), "a", sampling=Sampling(tokens=200, temperature=1, stop=("e",)))[0]
+    each = generate(letters(0), "a", sampling=Sampling(tokens=200, temperature=1.0, stop=("e",)))[0]
     assert each.ended == "stop"
     assert "e" not in each.text
 
@@ -86,7 +86,7 @@ def test_the_end_token_ends_a_text():
     logits = torch.zeros(3, 3)
     logits[:, 0] = 50.0
     model = TinyLM(logits, 1, eos=0, tokenizer=Ending("\nab"))
-    each = generate(model, "ab", sampling=Sampling(tokens=5, temperature=0))[0]
+    each = generate(model, "ab", sampling=Sampling(tokens=5, temperature=0.0))[0]
     assert (each.ended, each.text, each.tokens) == ("end", "", (0,))
 
 
@@ -101,13 +101,13 @@ def test_the_stream_spells_out_the_text():
 def test_top_k_one_is_greedy():
     model = college()
     one = generate(model, "to be", sampling=Sampling(tokens=8, top_k=1), seed=5)[0]
-    assert one.tokens == generate(model, "to be", sampling=Sampling(tokens=8, temperature=0))[0].tokens
+    assert one.tokens == generate(model, "to be", sampling=Sampling(tokens=8, temperature=0.0))[0].tokens
 
 
 def test_repetition_is_penalised():
     model = tiny_lm(1, symbols=5, order=1, eos=None)
-    plain = generate(model, [[2]], sampling=Sampling(tokens=30, temperature=0))[0]
-    varied = generate(model, [[2]], sampling=Sampling(tokens=30, temperature=0, repetition_penalty=5.0))[0]
+    plain = generate(model, [[2]], sampling=Sampling(tokens=30, temperature=0.0))[0]
+    varied = generate(model, [[2]], sampling=Sampling(tokens=30, temperature=0.0, repetition_penalty=5.0))[0]
     assert len(set(varied.tokens)) > len(set(plain.tokens))
 
 
@@ -123,5 +123,5 @@ def test_an_empty_prompt_is_refused():
 
 def test_all_wrong_settings_are_told_at_once():
     with pytest.raises(ConfigError) as caught:
-        Sampling(tokens=0, temperature=-1, top_p=0)
+        Sampling(tokens=0, temperature=-1.0, top_p=0.0)
     assert all(flag in str(caught.value) for flag in ("--tokens", "--temperature", "--top-p"))

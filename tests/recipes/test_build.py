@@ -114,6 +114,28 @@ def test_a_dry_run_shows_the_plan_and_makes_nothing(built, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+def test_dry_runs_of_the_other_commands_make_nothing(built, texts, tmp_path):
+    library = tmp_path / "none"
+    config = train.TrainConfig(data=texts, library=library, base=built[0].base, dry_run=True, fit=FIT, common=COMMON)
+    assert train.run(config, watch=Silent()).result["plan"]["expected_seconds"] > 0
+    assert not library.exists()
+    judged = evaluate.EvalConfig(data=texts, model=str(built[0].library), dry_run=True, common=COMMON)
+    assert evaluate.run(judged, watch=Silent()).result["plan"]["rows"] == 5
+    compared = compare.CompareConfig(data=texts, library=built[0].library, dry_run=True, common=COMMON)
+    assert compare.run(compared, watch=Silent()).result["plan"]["tokens"] > 0
+
+
+def test_the_full_budget_adds_dense_baselines_and_cluster_experts(built, tmp_path):
+    config = dataclasses.replace(
+        built[0], library=tmp_path / "library", out=tmp_path / "out", budget="full", full_steps=4
+    )
+    result = build.run(config, watch=Silent()).result
+    names = [row["name"] for row in result["baselines"]]
+    assert names[:2] == ["dense", "dense rank 12"]
+    assert "c-BTM, ensemble cluster top-2" in names
+    assert "dense rank 12" in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_eval_scores_what_no_member_has_seen(built, texts):
     config = evaluate.EvalConfig(data=texts, model=str(built[0].library), window=64, context=16, common=COMMON)
     found = evaluate.run(config, watch=Silent()).result

@@ -14,6 +14,8 @@ from collegium.recipes.evaluate import EvalConfig
 def run_eval(config: EvalConfig, screen: Screen) -> Outcome:
     """Return the object of `eval --json`; its rows are models, a perplexity for each domain."""
     found = evaluate.run(config, watch=screen).result
+    if "plan" in found:
+        return Outcome(found)
     return Outcome(found, show_evaluation(found, screen))
 
 
@@ -41,6 +43,8 @@ def show_evaluation(found: Mapping[str, Any], screen: Screen) -> list[dict[str, 
 def run_compare(config: CompareConfig, screen: Screen) -> Outcome:
     """Return a row for each composition, and which became the library's default."""
     found = compare.run(config, watch=screen).result
+    if "plan" in found:
+        return Outcome(found)
     show_columns(found["rows"], screen)
     if found["default_set"]:
         screen.say(f"the library's default is now: {found['best']}")

@@ -24,16 +24,16 @@ Metric = Callable[[str, str], float]
 class AnswerConfig:
     """Judging generated answers on prompt/completion rows."""
 
-    judge: bool = False
-    """Generate an answer to each prompt and report exact match and word F1."""
+    answers: bool = True
+    """On prompt/completion rows, generate an answer to each prompt and report exact match and word F1."""
     metric: str = ""
     """A function of (answer, reference) as module:function; needs --allow-code."""
     allow_code: bool = False
     """Allow --metric to import and run that module."""
-    tokens: int = 48
+    answer_tokens: int = 48
     """At most this many tokens an answer."""
-    most: int = 32
-    """At most this many rows a domain."""
+    answer_rows: int = 32
+    """At most this many rows a domain are answered."""
 
 
 def normalise(text: str) -> str:
@@ -84,14 +84,14 @@ def judge_answers(
     model: LanguageModel, documents: Mapping[str, Sequence[Document]], config: AnswerConfig, *, seed: int
 ) -> dict[str, Any]:
     """Return, for each domain of prompt/completion rows, each metric's mean and 95 % interval; empty unless asked."""
-    if not config.judge and not config.metric:
+    if not config.answers and not config.metric:
         return {}
     metrics: dict[str, Metric] = {"exact_match": exact_match, "f1": word_f1}
     if config.metric:
         metrics[config.metric] = load_metric(config.metric, allow_code=config.allow_code)
     found = {}
     for domain, every in documents.items():
-        rows = [each for each in every if each.kind == "pair"][: config.most]
+        rows = [each for each in every if each.kind == "pair"][: config.answer_rows]
         if rows:
             found[domain] = _judge(model, rows, metrics, config, seed=seed)
     return found
@@ -100,7 +100,7 @@ def judge_answers(
 def _judge(
     model: LanguageModel, rows: list[Document], metrics: Mapping[str, Metric], config: AnswerConfig, *, seed: int
 ) -> dict[str, Any]:
-    sampling = Sampling(tokens=config.tokens, temperature=0)
+    sampling = Sampling(tokens=config.answer_tokens, temperature=0.0)
     answers = []
     for start in range(0, len(rows), 8):
         prompts = [row.prompt or "" for row in rows[start : start + 8]]

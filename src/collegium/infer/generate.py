@@ -137,8 +137,8 @@ def generate(
     seed:    each prompt draws from a stream of its own.
     Raises DataError for an empty prompt, or for text given to a base without tokenizer.
 
-    >>> from collegium.testing import pico_base
-    >>> len(generate(pico_base(), "To be", sampling=Sampling(tokens=4, temperature=0))[0].tokens)
+    >>> from collegium.testing.pico import pico_base
+    >>> len(generate(pico_base(), "To be", sampling=Sampling(tokens=4, temperature=0.0))[0].tokens)
     4
     """
     sampling = sampling or Sampling()

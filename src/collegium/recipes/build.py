@@ -17,6 +17,7 @@ from collegium.infer import TokenTable, evaluate_scores, fill_table
 from collegium.library import Library
 from collegium.models import Base
 from collegium.recipes.budget import parse_budget
+from collegium.recipes.building.cluster_experts import cluster_rows
 from collegium.recipes.building.discovery import discover_again
 from collegium.recipes.building.newcomer import few_windows, visit
 from collegium.recipes.building.page import Findings, make_report
@@ -85,6 +86,7 @@ def run(config: BuildConfig, *, watch: Watch, command: str = "build") -> RunCard
     if config.dry_run:
         return make_card(command, config, {"plan": plan.to_json()}, time.perf_counter() - start)
     check_disk(plan, config.library)
+    full = config.budget == "full"
 
     library = Library(config.library, base=base, base_reference=config.base)
     for domain in corpus:
@@ -97,7 +99,7 @@ def run(config: BuildConfig, *, watch: Watch, command: str = "build") -> RunCard
     discovered, clusters = discover_again(corpus, parts, seed=config.common.seed, watch=watch)
     removed = visited(base, library, table, clusters, plan, parts, watch=watch)
     texts = samples(cast, library, table, parts, seed=config.common.seed)
-    baselines = dense_rows(base, corpus, table, plan, parts, watch=watch) if config.budget == "full" else []
+    baselines = against(base, corpus, clusters, table, plan, parts, folder=folder, watch=watch) if full else []
 
     chosen = next(each for each in columns if each.label == DEFAULT.label or len(corpus.names) == 1)
     evaluation = evaluate_scores(table, chosen.scores, chosen.routing, seconds=time.perf_counter() - start)
@@ -120,6 +122,22 @@ def run(config: BuildConfig, *, watch: Watch, command: str = "build") -> RunCard
     card = make_card(command, config, result_of(found, folder), time.perf_counter() - start)
     save_card(card, folder)
     return card
+
+
+def against(
+    base: Base,
+    corpus: Corpus,
+    clusters: Corpus,
+    table: TokenTable,
+    plan: Plan,
+    parts: Parts,
+    *,
+    folder: Path,
+    watch: Watch,
+) -> list[dict[str, Any]]:
+    """Return the rows of what `--budget full` compares with: dense training at equal tokens, cluster experts."""
+    dense = dense_rows(base, corpus, table, plan, parts, watch=watch)
+    return dense + cluster_rows(base, clusters, table, plan.fit, parts, folder=folder, seed=plan.fit.seed, watch=watch)
 
 
 def planned(config: BuildConfig, base: Base, corpus: Corpus, parts: Parts) -> Plan:

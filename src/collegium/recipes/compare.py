@@ -21,6 +21,7 @@ from collegium.recipes.common import Common
 from collegium.recipes.held_out import REDUCED_TOKENS, unseen, windows_of
 from collegium.recipes.opening import open_library
 from collegium.recipes.run_card import RunCard, make_card
+from collegium.recipes.speed import say_scoring_plan, scoring_plan
 from collegium.recipes.watch import Watch
 
 
@@ -44,6 +45,8 @@ class CompareConfig:
     """`reduced` (8,192 tokens a domain), `full`, or tokens as in 20k."""
     columns: dict[str, str] = field(default_factory=dict)
     """Names of the text columns in tables: text=body."""
+    dry_run: bool = False
+    """Measure and show what would be scored, then stop."""
     common: OmitArgPrefixes[Common] = field(default_factory=Common)
     """Seed and machine."""
 
@@ -64,6 +67,11 @@ def run(config: CompareConfig, *, watch: Watch) -> RunCard:
         budget_tokens=parse_budget(config.budget, reduced=REDUCED_TOKENS).tokens,
     )
     cast = assemble(base, library)
+    if config.dry_run:
+        others = sum(way.compose != "ensemble" for way in ways(cast, library))
+        plan = scoring_plan(base, text, rows=1 + len(cast.names) + others)
+        say_scoring_plan(plan, watch)
+        return make_card("compare", config, {"plan": plan}, time.perf_counter() - start)
     voices = cast.voices()
     update = watch.begin("scoring", int(text.lengths.sum()))
     table = fill_table(voices, text, voices.names, progress=lambda done, _: update(done))

@@ -25,6 +25,7 @@ from collegium.recipes.common import Common
 from collegium.recipes.held_out import REDUCED_TOKENS, unseen, windows_of
 from collegium.recipes.opening import Opened, open_reference
 from collegium.recipes.run_card import RunCard, make_card
+from collegium.recipes.speed import say_scoring_plan, scoring_plan
 from collegium.recipes.watch import Watch
 
 
@@ -44,8 +45,10 @@ class EvalConfig:
     """`reduced` (8,192 tokens a domain), `full`, or tokens as in 20k."""
     columns: dict[str, str] = field(default_factory=dict)
     """Names of the text columns in tables: text=body."""
-    answers: AnswerConfig = field(default_factory=AnswerConfig)
+    judging: OmitArgPrefixes[AnswerConfig] = field(default_factory=AnswerConfig)
     """Judging generated answers on prompt/completion rows."""
+    dry_run: bool = False
+    """Measure and show what would be scored, then stop."""
     common: OmitArgPrefixes[Common] = field(default_factory=Common)
     """Seed and machine."""
 
@@ -74,9 +77,13 @@ def run(config: EvalConfig, *, watch: Watch) -> RunCard:
         context=config.context,
         budget_tokens=budget_tokens(config.budget),
     )
+    if config.dry_run:
+        plan = scoring_plan(opened.base, text, rows=2 + len(opened.experts))
+        say_scoring_plan(plan, watch)
+        return make_card("eval", config, {"plan": plan}, time.perf_counter() - start)
     table = table_of(opened, text, watch=watch)
     composed, routing = composed_scores(opened, table, watch=watch)
-    answers = judge_answers(opened.model, usable.documents, config.answers, seed=config.common.seed)
+    answers = judge_answers(opened.model, usable.documents, config.judging, seed=config.common.seed)
     result = evaluate_scores(
         table,
         composed,

@@ -5,7 +5,9 @@ import time
 import torch
 
 from collegium.experts import FitConfig
+from collegium.infer import HeldOut
 from collegium.models import Base, LoraWeights, RowPlan
+from collegium.recipes.watch import Watch
 
 
 def tokens_per_second(base: Base, fit: FitConfig, *, repeats: int = 2) -> float:
@@ -31,6 +33,25 @@ def scoring_tokens_per_second(base: Base, *, window: int = 128, batch: int = 4) 
     start = time.perf_counter()
     base.score(tokens)
     return tokens.numel() / (time.perf_counter() - start)
+
+
+def scoring_plan(base: Base, text: HeldOut, *, rows: int) -> dict[str, float]:
+    """Return what scoring held-out text would take: tokens, rows a text, measured tokens a second, seconds."""
+    speed, tokens = scoring_tokens_per_second(base), int(text.lengths.sum())
+    return {
+        "tokens": tokens,
+        "rows": rows,
+        "score_tokens_per_second": round(speed, 1),
+        "expected_seconds": round(tokens * rows / speed, 1),
+    }
+
+
+def say_scoring_plan(plan: dict[str, float], watch: Watch) -> None:
+    """Show a plan of scoring."""
+    watch.say(
+        f"{plan['tokens']:,.0f} tokens in {plan['rows']:.0f} rows at {plan['score_tokens_per_second']:.0f} tokens a "
+        f"second (measured): at most {plan['expected_seconds']:.0f} seconds"
+    )
 
 
 def zero_adapter(base: Base, fit: FitConfig) -> dict[str, LoraWeights]:

@@ -16,7 +16,8 @@ from collegium.experts.workers import Outcome, fit_experts
 from collegium.library import Library
 from collegium.models import Base
 from collegium.recipes.branch import train_branch
-from collegium.recipes.budget import parse_budget
+from collegium.recipes.budget import Budget, parse_budget
+from collegium.recipes.building.plan import make_plan
 from collegium.recipes.common import Common
 from collegium.recipes.fit_routers import fit_routers
 from collegium.recipes.keep import route_to
@@ -52,6 +53,8 @@ class TrainConfig:
     """Names of the text columns in tables: text=body."""
     out: Path | None = None
     """Where checkpoints lie; default runs/train-HASH."""
+    dry_run: bool = False
+    """Measure and show what would be done, then stop."""
     fit: OmitArgPrefixes[FitConfig] = field(default_factory=FitConfig)
     """How each expert is trained."""
     common: OmitArgPrefixes[Common] = field(default_factory=Common)
@@ -71,6 +74,8 @@ def run(config: TrainConfig, *, watch: Watch) -> RunCard:
     corpus = chosen_domains(read_domains(config.data, columns=config.columns or None), config.domains)
     threads = config.common.apply_threads()
     base = open_base(config.base, config.common)
+    if config.dry_run:
+        return dry_run(config, base, corpus, threads=max(1, threads // config.workers), watch=watch, start=start)
     library = Library(config.library, base=base, base_reference=config.base)
     waiting = [domain for domain in corpus if domain.name not in library]
     for domain in corpus:
@@ -91,6 +96,17 @@ def run(config: TrainConfig, *, watch: Watch) -> RunCard:
         raise TrainingError(f"{len(failed)} of {len(waiting)} experts failed, the others are kept. {text}")
     result = {"library": str(config.library), "experts": outcome, "seconds": round(seconds, 3)}
     return make_card("train", config, result, seconds)
+
+
+def dry_run(config: TrainConfig, base: Base, corpus: Corpus, *, threads: int, watch: Watch, start: float) -> RunCard:
+    """Return what training would take, measured on this machine; nothing is made."""
+    fit = resolve_fit(config, base, threads=threads)
+    plan = make_plan(
+        base, corpus, fit, budget=Budget(tokens=fit.steps * fit.tokens_per_step), eval_tokens=0, full_steps=fit.steps
+    )
+    for line in plan.lines():
+        watch.say(line)
+    return make_card("train", config, {"plan": plan.to_json()}, time.perf_counter() - start)
 
 
 def route(

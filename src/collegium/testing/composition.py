@@ -45,7 +45,7 @@ def check_composition(
 
 
 def check_mixture(compose: Compose, alone: Mapping[str, LanguageModel], *, seed: int = 0) -> None:
-    """Return nothing when an ensemble's distribution is exactly sum_j w_j p_j for fixed weights; else AssertionError."""
+    """Return nothing when an ensemble is exactly sum_j w_j p_j for fixed weights; raise AssertionError otherwise."""
     experts = [name for name in alone if name != "base"]
     weights = {experts[0]: 0.6, experts[-1]: 0.3}
     vocab = alone[experts[0]].vocab_size

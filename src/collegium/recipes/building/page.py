@@ -132,7 +132,7 @@ def _dense_sentence(found: Findings) -> str:
         return "no dense baseline was trained in this budget; `--budget full` trains them at equal tokens"
     composed = sum(math.log(value) for value in found.evaluation.composed.values()) / len(found.evaluation.composed)
     parts = []
-    for row in found.baselines:
+    for row in (each for each in found.baselines if each["name"].startswith("dense")):
         dense = sum(math.log(value) for value in row["perplexity"].values()) / len(row["perplexity"])
         word = "better" if composed < dense else "worse"
         parts.append(f"{abs(100 * (math.exp(composed - dense) - 1)):.1f} % {word} than {row['name']}")

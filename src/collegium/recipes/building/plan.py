@@ -42,11 +42,12 @@ class Plan:
         """Return the plan as a person reads it."""
         tokens = self.fit.steps * self.fit.batch * self.fit.window * self.fit.accumulation
         scored = "all" if self.eval_tokens is None else f"up to {self.eval_tokens:,}"
+        judged = "" if self.eval_tokens == 0 else f"; {scored} held-out tokens a domain"
         many = ", ".join(f"{name} ({self.documents[name]:,} documents)" for name in self.domains)
         return [
             f"domains   {many}",
             f"experts   {len(self.domains)} of rank {self.fit.rank} on layers {self.fit.layers}, "
-            f"{self.fit.steps} steps = {tokens:,} tokens each; {scored} held-out tokens a domain",
+            f"{self.fit.steps} steps = {tokens:,} tokens each{judged}",
             f"machine   {self.device}, {self.dtype}: trains {self.train_speed:.0f} and scores {self.score_speed:.0f} "
             "tokens a second (measured)",
             f"expected  {self.expected_seconds / 60:.1f} minutes, {self.disk_bytes / 1e6:.0f} MB of disk",
@@ -79,7 +80,7 @@ def make_plan(
     train, score = tokens_per_second(base, fit), scoring_tokens_per_second(base)
     many = len(corpus.names)
     step_tokens = fit.batch * fit.window * fit.accumulation
-    judged = judging_seconds(many, score, eval_tokens or 8192, fit, base)
+    judged = judging_seconds(many, score, 8192 if eval_tokens is None else eval_tokens, fit, base)
     if budget.seconds is not None:
         free = max(budget.seconds - judged, budget.seconds * (1 - EVALUATED_SHARE) / 2)
         steps = int(free * train / step_tokens / (many + 0.25))
@@ -106,6 +107,8 @@ def make_plan(
 
 def judging_seconds(experts: int, score_speed: float, eval_tokens: int, fit: FitConfig, base: Base) -> float:
     """Return the seconds that the table, mix, merge, samples and the rest take: forwards times tokens."""
+    if eval_tokens == 0:
+        return 0.0
     blocks = len(base.blocks)
     adapted = {path for path in base.linear_sites(fit.targets, fit.layers)}
     share = adapted_share(adapted, blocks)

@@ -35,13 +35,23 @@ class StepBar:
 
 
 def train_one(
-    base: Base, library: Library, domain: Domain, fit: FitConfig, *, folder: Path, watch: Watch, start: float
+    base: Base,
+    library: Library,
+    domain: Domain,
+    fit: FitConfig,
+    *,
+    folder: Path,
+    watch: Watch,
+    start: float | None = None,
 ) -> None:
-    """Train a domain's expert and add it, unless the library has it; the first one is shown against the base."""
+    """Train a domain's expert and add it, unless the library has it.
+
+    start: when the run began (`time.perf_counter`): then the library's first expert is shown against the base.
+    """
     if domain.name in library:
         watch.say(f"{domain.name}: is in the library")
         return
-    first = not library.names()
+    first = start is not None and not library.names()
     checkpoint = folder / domain.name
     bar = StepBar(watch.begin(f"training {domain.name}", fit.steps))
     trained = fit_domain(base, domain, config=fit, checkpoint=checkpoint, logger=bar)
@@ -51,7 +61,7 @@ def train_one(
     shutil.rmtree(checkpoint, ignore_errors=True)
     for warning in trained.expert.card.warnings:
         watch.say(f"{domain.name}: {warning}")
-    if first:
+    if start is not None and first:
         show_first(base, trained, domain, watch=watch, start=start)
 
 
