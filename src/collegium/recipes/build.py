@@ -30,7 +30,7 @@ from collegium.recipes.common import Common
 from collegium.recipes.compare import rows as comparison_rows
 from collegium.recipes.dense import dense_rows
 from collegium.recipes.fit_routers import fit_routers
-from collegium.recipes.held_out import REDUCED_TOKENS, windows_of
+from collegium.recipes.held_out import windows_of
 from collegium.recipes.opening import DEFAULT_BASE, open_base
 from collegium.recipes.report import render
 from collegium.recipes.run_card import RunCard, make_card, run_folder, save_card
@@ -38,6 +38,10 @@ from collegium.recipes.watch import Silent, Watch
 from collegium.routers import default
 
 DEFAULT = Way("ensemble", default())
+EVAL_TOKENS = 4096
+"""Held-out tokens a domain in every budget but `full`: half of what `eval` takes, to leave time for training."""
+RUN_ROUTERS = {"mix": ("uniform", "posterior"), "merge": ("uniform", "cached_prior")}
+"""Of the compositions that cost a forward each, the ones a build runs; `compare` runs them all."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,7 @@ def against(
 def planned(config: BuildConfig, base: Base, corpus: Corpus, parts: Parts) -> Plan:
     """Return the plan, measured once: a run that is resumed keeps its steps."""
     budget = parse_budget(config.budget, minutes=10.0)
-    eval_tokens = None if config.budget == "full" else REDUCED_TOKENS
+    eval_tokens = None if config.budget == "full" else EVAL_TOKENS
     threads = torch.get_num_threads()
     fit = replace(config.fit, seed=config.common.seed, threads=threads)
     kept: dict[str, Plan] = {}
@@ -195,7 +199,7 @@ def composed_columns(cast: Cast, library: Library, table: TokenTable, parts: Par
     for way in ways(cast, library):
         if way.compose == "ensemble":
             found.append(column(way, cast, library, table, watch=watch))
-        elif way.recipe.name in {"uniform", "posterior", "cached_prior"}:
+        elif way.recipe.name in RUN_ROUTERS[way.compose]:
             inputs = [sorted(cast.keys.items()), way.query, table.text.tokens.sum().item(), way.compose]
             name = way.label.replace(" ", "-")
             scores = parts.tensors(

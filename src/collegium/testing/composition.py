@@ -31,7 +31,7 @@ def check_composition(
     """
     experts = [name for name in alone if name != "base"]
     for recipe in (uniform(), posterior(), fixed({experts[0]: 0.75, experts[-1]: 0.25})):
-        check_language_model(compose(recipe), seed=seed, tolerance=tolerance)
+        check_language_model(compose(recipe), seed=seed, batch=2, seq=7, contexts=(1, 3), tolerance=tolerance)
     vocab = next(iter(alone.values())).vocab_size
     tokens = torch.randint(0, vocab, (2, 9), generator=generator(seed, "composition"))
     for name, model in alone.items():

@@ -12,8 +12,14 @@ from collegium.models import Base
 from collegium.recipes.budget import Budget
 from collegium.recipes.speed import scoring_tokens_per_second, tokens_per_second
 
-EVALUATED_SHARE = 0.42
-"""Share of the time that is kept for everything but training."""
+SPARE = 0.06
+"""Share of a time budget that is kept in hand."""
+SETTING_SECONDS = 100.0
+"""What loading, measuring, routers, discovery, samples and the report take together on a laptop."""
+LEAST_TRAINING = 0.25
+"""Share of a time budget that training gets in any case."""
+NEWCOMER_SHARE = 0.125
+"""Steps of the further expert that comes and goes, as a share of an expert's."""
 LEAST_STEPS = 8
 OPTIMISER_COPIES = 4
 """Weights, best weights and AdamW's two means in a checkpoint."""
@@ -81,16 +87,18 @@ def make_plan(
     many = len(corpus.names)
     step_tokens = fit.batch * fit.window * fit.accumulation
     judged = judging_seconds(many, score, 8192 if eval_tokens is None else eval_tokens, fit, base)
+    measured = fit.dev_tokens / score / fit.evaluate_every
+    step_seconds = step_tokens / train + measured
     if budget.seconds is not None:
-        free = max(budget.seconds - judged, budget.seconds * (1 - EVALUATED_SHARE) / 2)
-        steps = int(free * train / step_tokens / (many + 0.25))
+        free = max((1 - SPARE) * budget.seconds - judged, LEAST_TRAINING * budget.seconds)
+        steps = int(free / step_seconds / (many + NEWCOMER_SHARE))
     elif budget.tokens is not None:
         steps = budget.tokens // step_tokens
     else:
         steps = full_steps
     resolved = replace(fit, steps=max(LEAST_STEPS, steps))
     adapter = 4 * fit.rank * sum(sum(shape) for shape in base.linear_sites(fit.targets, fit.layers).values())
-    seconds = judged + resolved.steps * step_tokens * (many + 0.25) / train
+    seconds = judged + resolved.steps * step_seconds * (many + NEWCOMER_SHARE)
     return Plan(
         domains=corpus.names,
         documents={each.name: len(each.documents) for each in corpus},
@@ -113,9 +121,9 @@ def judging_seconds(experts: int, score_speed: float, eval_tokens: int, fit: Fit
     adapted = {path for path in base.linear_sites(fit.targets, fit.layers)}
     share = adapted_share(adapted, blocks)
     table = (1 - share) + share * (experts + 1)
-    forwards = table + 2 * (1 + 0.25 * table) + 2
-    newcomer = 3 * table / 8
-    return experts * eval_tokens * (forwards + newcomer) / score_speed + 40
+    mixes, merges = 2 + 0.25 * table, 2
+    newcomer = 3 * table * experts * 256
+    return (experts * eval_tokens * (table + mixes + merges) + newcomer) / score_speed + SETTING_SECONDS
 
 
 def adapted_share(paths: set[str], blocks: int) -> float:
