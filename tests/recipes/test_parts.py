@@ -1,0 +1,125 @@
+"""Stages that are done once, plans that add up, texts that keep their letters."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from collegium.core.errors import ConfigError, ResourceError
+from collegium.data import Corpus, Document, Domain
+from collegium.experts import FitConfig
+from collegium.recipes.budget import Budget, parse_budget
+from collegium.recipes.building import plan as planning
+from collegium.recipes.building.parts import Parts
+from collegium.recipes.building.samples import Passage, coloured
+from collegium.recipes.generate import parse_weights
+from collegium.recipes.report import Report, expert_colours, render
+from collegium.testing import byte_tokenizer, pico_base
+
+CORPUS = Corpus(tuple(Domain(name, (Document(text=name * 50),)) for name in ("law", "sea")))
+FIT = FitConfig(rank=4, window=32)
+
+
+def test_a_part_is_computed_once_and_again_when_its_inputs_change(tmp_path):
+    parts, calls = Parts(tmp_path), []
+
+    def compute() -> dict:
+        calls.append(1)
+        return {"x": len(calls)}
+
+    assert parts.values("a", inputs=[1], compute=compute) == {"x": 1}
+    assert Parts(tmp_path).values("a", inputs=[1], compute=compute) == {"x": 1}
+    assert parts.values("a", inputs=[2], compute=compute) == {"x": 2}
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"\x00\x01"])
+def test_a_torn_part_is_computed_anew(tmp_path, damage):
+    parts = Parts(tmp_path)
+    parts.values("a", inputs=[1], compute=lambda: 1)
+    parts.tensors("t", inputs=[1], compute=lambda: {"x": torch.ones(2)})
+    (tmp_path / "a.json").write_bytes(damage)
+    (tmp_path / "t.safetensors").write_bytes(damage)
+    assert parts.values("a", inputs=[1], compute=lambda: 2) == 2
+    assert parts.tensors("t", inputs=[1], compute=lambda: {"x": torch.zeros(2)})["x"].sum() == 0
+
+
+def test_tensors_come_back_to_the_bit(tmp_path):
+    drawn = torch.randn(3, 4)
+    Parts(tmp_path).tensors("t", inputs=[1], compute=lambda: {"x": drawn})
+    assert torch.equal(Parts(tmp_path).tensors("t", inputs=[1], compute=lambda: {})["x"], drawn)
+
+
+@pytest.fixture
+def speeds(monkeypatch):
+    monkeypatch.setattr(planning, "tokens_per_second", lambda base, fit: 1000.0)
+    monkeypatch.setattr(planning, "scoring_tokens_per_second", lambda base: 2000.0)
+
+
+@pytest.mark.parametrize("minutes", [5.0, 10.0, 60.0])
+def test_a_plan_stays_within_its_time(speeds, minutes):
+    plan = planning.make_plan(
+        pico_base(), CORPUS, FIT, budget=Budget(seconds=60 * minutes), eval_tokens=4096, full_steps=1
+    )
+    assert 0.8 * 60 * minutes < plan.expected_seconds <= 60 * minutes
+
+
+def test_a_token_budget_is_spent_per_expert(speeds):
+    plan = planning.make_plan(pico_base(), CORPUS, FIT, budget=Budget(tokens=12_800), eval_tokens=4096, full_steps=1)
+    assert plan.fit.steps == 12_800 // FIT.tokens_per_step
+    assert "12,800 tokens each" in "\n".join(plan.lines())
+
+
+def test_a_plan_that_does_not_fit_the_disk_is_refused(speeds, tmp_path):
+    plan = planning.make_plan(pico_base(), CORPUS, FIT, budget=Budget(tokens=12_800), eval_tokens=0, full_steps=1)
+    planning.check_disk(plan, tmp_path / "not" / "yet")
+    with pytest.raises(ResourceError, match="MB free"):
+        planning.check_disk(dataclasses.replace(plan, disk_bytes=10**18), tmp_path)
+
+
+def test_budgets_are_read_as_people_write_them():
+    assert parse_budget("90s") == Budget(seconds=90.0)
+    assert parse_budget("2h") == Budget(seconds=7200.0)
+    assert parse_budget("1.5M") == Budget(tokens=1_500_000)
+    assert parse_budget("reduced", reduced=7) == Budget(tokens=7)
+    assert parse_budget("full") == Budget()
+
+
+@pytest.mark.parametrize("text", ["", "fast", "-3", "0k", "5 apples", "10kk"])
+def test_other_budgets_are_told(text):
+    with pytest.raises(ConfigError, match="--budget"):
+        parse_budget(text)
+
+
+def test_coloured_pieces_spell_the_text_with_characters_kept_whole():
+    tokenizer = byte_tokenizer()
+    ids = tokenizer.encode("Öl und Brot")
+    part = Passage("t", ids, ["law"] * len(ids), [0.5] * len(ids))
+    pieces = coloured(part, tokenizer).pieces
+    assert "".join(text for text, _, _ in pieces) == "Öl und Brot"
+    assert all("\ufffd" not in text for text, _, _ in pieces)
+
+
+def test_a_report_escapes_what_texts_say():
+    page = render(
+        Report(
+            title="<b>",
+            summary="s",
+            facts={},
+            charts=[],
+            texts=[],
+            tables=[("h", "n", ["a"], [["<script>"]])],
+            commands=[],
+            colours=expert_colours(["law"]),
+        )
+    )
+    assert "<script>" not in page
+    assert "&lt;b&gt;" in page
+
+
+def test_weights_are_read_or_told():
+    assert parse_weights("a=.7,b=.3") == {"a": 0.7, "b": 0.3}
+    assert parse_weights("") is None
+    with pytest.raises(ConfigError, match="--experts"):
+        parse_weights("a:0.7")
+    assert math.isclose(sum((parse_weights("a=1") or {}).values()), 1)
