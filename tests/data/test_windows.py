@@ -124,9 +124,20 @@ def test_cutting_keeps_to_its_budget(texts: Texts, plain_bytes: Any, budget: int
     part = cut(documents, plain_bytes, window=16, budget_tokens=budget)
     assert part.tokens_count <= budget
     assert part.tokens_count >= min(budget - 1, whole.tokens_count)
-    width = part.tokens.shape[1]
-    kept = torch.arange(width) < part.lengths[:, None]
-    assert bool((whole.tokens[: len(part), :width][kept] == part.tokens[kept]).all())
+    every = [row[:length] for row, length in zip(whole.tokens.tolist(), whole.lengths.tolist(), strict=True)]
+    for row, length in zip(part.tokens.tolist(), part.lengths.tolist(), strict=True):
+        assert any(row[:length] == other[:length] for other in every)
+
+
+def test_under_a_budget_one_long_document_does_not_speak_for_all(texts: Texts, plain_bytes: Any) -> None:
+    documents = texts(*([400] * 12))
+    part = cut(documents, plain_bytes, window=16, budget_tokens=16 * 32)
+    counts = torch.bincount(part.document, minlength=12)
+    assert int(counts.max()) - int(counts.min()) <= 2
+    hashes = [documents[place].hash for place in part.document.tolist()]
+    assert hashes == sorted(hashes)
+    greedy = cut(sorted(documents, key=lambda each: each.hash)[:2], plain_bytes, window=16).tokens_count
+    assert greedy > 16 * 32, "the first documents alone would have filled the budget"
 
 
 def test_packing_reads_about_its_budget_from_many_documents(plain_bytes: Any) -> None:

@@ -108,20 +108,38 @@ def cut(
 ) -> Windows:
     """Return windows to evaluate on: each from one document, in hash order, with at most `budget_tokens` in all.
 
-    Windows without a scored token are left out. Raises DataError when none is left.
+    Under a budget every document gives the windows of a sixteenth of it before any gives more, so that one long
+    document does not speak for its whole domain. Windows without a scored token are left out. Raises DataError when
+    none is left.
     """
     _check_window(window)
-    left, bins = budget_tokens, []
-    for place in sorted(range(len(documents)), key=lambda place: documents[place].hash):
-        for piece in _pieces(encode(documents[place], tokenizer), place, window):
-            if left is not None:
-                piece = _shorten(piece, left)
-                left -= len(piece)
-            if any(piece.scored):
-                bins.append([piece])
-        if left is not None and left < MINIMUM_WINDOW:
-            break
-    return _stack(bins)
+    order = sorted(range(len(documents)), key=lambda place: documents[place].hash)
+    streams = [_scored_pieces(documents[place], place, tokenizer, window) for place in order]
+    if budget_tokens is None:
+        return _stack([[piece] for stream in streams for piece in stream])
+    share = max(1, budget_tokens // (_BUDGET_SHARES * window))
+    left, chosen = budget_tokens, []
+    while streams and left >= MINIMUM_WINDOW:
+        for stream in list(streams):
+            taken = list(itertools.islice(stream, share))
+            for piece in taken:
+                if left >= MINIMUM_WINDOW:
+                    chosen.append(_shorten(piece, left))
+                    left -= len(chosen[-1])
+            if len(taken) < share:
+                streams.remove(stream)
+            if left < MINIMUM_WINDOW:
+                break
+    rank = {place: number for number, place in enumerate(order)}
+    chosen.sort(key=lambda piece: rank[piece.document])
+    return _stack([[piece] for piece in chosen if any(piece.scored)])
+
+
+def _scored_pieces(document: Document, place: int, tokenizer: Tokenizer | None, window: int) -> Iterator[_Piece]:
+    """Yield a document's stretches that have a scored token; nothing is encoded before the first is asked for."""
+    for piece in _pieces(encode(document, tokenizer), place, window):
+        if any(piece.scored):
+            yield piece
 
 
 def _check_window(window: int) -> None:
