@@ -42,7 +42,7 @@ def scoring_tokens_per_second(base: Base, *, window: int = 128, batch: int = 4) 
     return tokens.numel() / (time.perf_counter() - start)
 
 
-def scoring_plan(base: Base, text: HeldOut, *, rows: int) -> dict[str, float]:
+def scoring_plan(base: Base, text: HeldOut, *, rows: int) -> dict[str, float | int]:
     """Return what scoring held-out text would take: tokens, rows a text, measured tokens a second, seconds."""
     speed, tokens = scoring_tokens_per_second(base), int(text.lengths.sum())
     return {
@@ -53,7 +53,7 @@ def scoring_plan(base: Base, text: HeldOut, *, rows: int) -> dict[str, float]:
     }
 
 
-def say_scoring_plan(plan: dict[str, float], watch: Watch) -> None:
+def say_scoring_plan(plan: dict[str, float | int], watch: Watch) -> None:
     """Show a plan of scoring."""
     watch.say(
         f"{plan['tokens']:,.0f} tokens in {plan['rows']:.0f} rows at {plan['score_tokens_per_second']:.0f} tokens a "
