@@ -1,5 +1,6 @@
 """How fast this machine is, measured before anything is promised."""
 
+import statistics
 import time
 
 import torch
@@ -10,25 +11,24 @@ from collegium.models import Base, LoraWeights, RowPlan
 from collegium.recipes.watch import Watch
 
 
-def tokens_per_second(base: Base, fit: FitConfig, *, repeats: int = 3) -> float:
-    """Return the training tokens a second of one expert on this machine: whole steps on packed random windows."""
+def tokens_per_second(base: Base, fit: FitConfig, *, repeats: int = 5) -> float:
+    """Return the training tokens a second of one expert on this machine: the median of whole steps on packed windows."""
     tokens = torch.randint(0, base.vocab_size, (fit.batch, fit.window), generator=torch.Generator().manual_seed(0))
     segments = (torch.arange(fit.window) >= fit.window // 2).long().expand(fit.batch, -1)
     name, adapter = "speed-probe", zero_adapter(base, fit)
     optimiser = torch.optim.AdamW([part for each in adapter.values() for part in (each.a, each.b)], fused=True)
     base.attach(name, adapter)
 
-    def step() -> None:
+    def step() -> float:
+        start = time.perf_counter()
         base.token_nats(tokens, segments=segments, plan=RowPlan.one(name)).sum().backward()
         optimiser.step()
         optimiser.zero_grad()
+        return time.perf_counter() - start
 
     try:
         step()
-        start = time.perf_counter()
-        for _ in range(repeats):
-            step()
-        return repeats * tokens.numel() / (time.perf_counter() - start)
+        return tokens.numel() / statistics.median(step() for _ in range(repeats))
     finally:
         base.detach(name)
 
