@@ -12,7 +12,7 @@ from collegium.recipes.watch import Watch
 
 
 def tokens_per_second(base: Base, fit: FitConfig, *, repeats: int = 5) -> float:
-    """Return the training tokens a second of one expert on this machine: the median of whole steps on packed windows."""
+    """Return the training tokens a second of one expert on this machine: the median of whole steps, packed."""
     tokens = torch.randint(0, base.vocab_size, (fit.batch, fit.window), generator=torch.Generator().manual_seed(0))
     segments = (torch.arange(fit.window) >= fit.window // 2).long().expand(fit.batch, -1)
     name, adapter = "speed-probe", zero_adapter(base, fit)
