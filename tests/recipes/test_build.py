@@ -118,6 +118,8 @@ def test_dry_runs_of_the_other_commands_make_nothing(built, texts, tmp_path):
     library = tmp_path / "none"
     config = train.TrainConfig(data=texts, library=library, base=built[0].base, dry_run=True, fit=FIT, common=COMMON)
     assert train.run(config, watch=Silent()).result["plan"]["expected_seconds"] > 0
+    whole = dataclasses.replace(config, whole=True, domains=("law",))
+    assert train.run(whole, watch=Silent()).result["plan"]["domains"] == ["law"]
     assert not library.exists()
     judged = evaluate.EvalConfig(data=texts, model=str(built[0].library), dry_run=True, common=COMMON)
     assert evaluate.run(judged, watch=Silent()).result["plan"]["rows"] == 5

@@ -17,7 +17,9 @@ from collegium.recipes.generate import parse_weights
 from collegium.recipes.report import Report, expert_colours, render
 from collegium.testing import byte_tokenizer, pico_base
 
-CORPUS = Corpus(tuple(Domain(name, (Document(text=name * 50),)) for name in ("law", "sea")))
+CORPUS = Corpus(
+    tuple(Domain(name, tuple(Document(text=f"{name} {n} " * 50) for n in range(5))) for name in ("law", "sea"))
+)
 FIT = FitConfig(rank=4, window=32)
 
 
@@ -62,6 +64,13 @@ def test_a_plan_stays_within_its_time(speeds, minutes):
         pico_base(), CORPUS, FIT, budget=Budget(seconds=60 * minutes), eval_tokens=4096, full_steps=1
     )
     assert 0.8 * 60 * minutes < plan.expected_seconds <= 60 * minutes
+
+
+def test_a_full_plan_counts_what_it_compares_with(speeds):
+    few = planning.make_plan(pico_base(), CORPUS, FIT, budget=Budget(tokens=20 * 128), eval_tokens=0)
+    full = planning.make_plan(pico_base(), CORPUS, FIT, budget=Budget(), eval_tokens=0, full_steps=20)
+    assert few.fit.steps == full.fit.steps == 20
+    assert full.expected_seconds > 7 * few.expected_seconds
 
 
 def test_a_token_budget_is_spent_per_expert(speeds):

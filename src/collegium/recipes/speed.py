@@ -5,7 +5,9 @@ import time
 
 import torch
 
+from collegium.core.routing import BASE
 from collegium.experts import FitConfig
+from collegium.experts.whole_fit import branch
 from collegium.infer import HeldOut
 from collegium.models import Base, LoraWeights, RowPlan
 from collegium.recipes.watch import Watch
@@ -31,6 +33,19 @@ def tokens_per_second(base: Base, fit: FitConfig, *, repeats: int = 5) -> float:
         return tokens.numel() / statistics.median(step() for _ in range(repeats))
     finally:
         base.detach(name)
+
+
+def whole_tokens_per_second(base: Base, fit: FitConfig) -> float:
+    """Return the training tokens a second of a whole model on this machine: one step, after one that is not counted."""
+    model = branch(base, (), {BASE: 1.0}, name="speed-probe")
+    model.model.requires_grad_(True)
+    tokens = torch.randint(0, base.vocab_size, (fit.batch, fit.window), generator=torch.Generator().manual_seed(0))
+    seconds = 0.0
+    for _ in range(2):
+        start = time.perf_counter()
+        model.token_nats(tokens).sum().backward()
+        seconds = time.perf_counter() - start
+    return tokens.numel() / seconds
 
 
 def scoring_tokens_per_second(base: Base, *, window: int = 128, batch: int = 4) -> float:

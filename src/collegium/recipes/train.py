@@ -17,13 +17,14 @@ from collegium.library import Library
 from collegium.models import Base
 from collegium.recipes.branch import train_branch
 from collegium.recipes.budget import Budget, parse_budget
-from collegium.recipes.building.plan import make_plan
+from collegium.recipes.building.plan import OPTIMISER_COPIES, make_plan
 from collegium.recipes.common import Common
 from collegium.recipes.fit_routers import fit_routers
 from collegium.recipes.keep import route_to
 from collegium.recipes.opening import DEFAULT_BASE, open_base
+from collegium.recipes.reference import is_library
 from collegium.recipes.run_card import RunCard, make_card, run_folder
-from collegium.recipes.speed import tokens_per_second
+from collegium.recipes.speed import tokens_per_second, whole_tokens_per_second
 from collegium.recipes.watch import Watch
 
 
@@ -100,10 +101,16 @@ def run(config: TrainConfig, *, watch: Watch) -> RunCard:
 
 def dry_run(config: TrainConfig, base: Base, corpus: Corpus, *, threads: int, watch: Watch, start: float) -> RunCard:
     """Return what training would take, measured on this machine; nothing is made."""
+    there = Library(config.library, base=base).names() if is_library(str(config.library)) else ()
+    waiting = Corpus(tuple(domain for domain in corpus if domain.name not in there))
     fit = resolve_fit(config, base, threads=threads)
+    speed = whole_tokens_per_second(base, fit) if config.whole else tokens_per_second(base, fit)
     plan = make_plan(
-        base, corpus, fit, budget=Budget(tokens=fit.steps * fit.tokens_per_step), eval_tokens=0, full_steps=fit.steps
+        base, waiting, fit, budget=Budget(tokens=fit.steps * fit.tokens_per_step), eval_tokens=0, train_speed=speed
     )
+    if config.whole:
+        weights = 4 * sum(tensor.numel() for tensor in base.model.parameters())
+        plan = replace(plan, disk_bytes=weights * (len(waiting.names) + OPTIMISER_COPIES))
     for line in plan.lines():
         watch.say(line)
     return make_card("train", config, {"plan": plan.to_json()}, time.perf_counter() - start)

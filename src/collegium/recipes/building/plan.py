@@ -21,6 +21,9 @@ LEAST_TRAINING = 0.25
 NEWCOMER_SHARE = 0.125
 """Steps of the further expert that comes and goes, as a share of an expert's."""
 LEAST_STEPS = 8
+FULL_FITS = 7
+"""What `full` trains beside each expert, in experts: two dense ranks at three learning rates, a cluster expert."""
+BYTES_A_TOKEN = 4
 OPTIMISER_COPIES = 4
 """Weights, best weights and AdamW's two means in a checkpoint."""
 
@@ -77,16 +80,26 @@ class Plan:
 
 
 def make_plan(
-    base: Base, corpus: Corpus, fit: FitConfig, *, budget: Budget, eval_tokens: int | None, full_steps: int
+    base: Base,
+    corpus: Corpus,
+    fit: FitConfig,
+    *,
+    budget: Budget,
+    eval_tokens: int | None,
+    full_steps: int = 0,
+    train_speed: float | None = None,
 ) -> Plan:
     """Return the plan for a budget: in a budget of time the experts' steps are what is left after evaluation.
 
-    budget: of time, of tokens an expert, or neither (`full`: `full_steps` steps each).
+    budget:      of time, of tokens an expert, or neither (`full`: `full_steps` steps each, and all comparisons).
+    train_speed: tokens a second where it was measured already.
     """
-    train, score = tokens_per_second(base, fit), scoring_tokens_per_second(base)
+    train, score = train_speed or tokens_per_second(base, fit), scoring_tokens_per_second(base)
     many = len(corpus.names)
+    held = mean_test_tokens(corpus) if eval_tokens is None else eval_tokens
+    full = budget.seconds is None and budget.tokens is None
     step_tokens = fit.batch * fit.window * fit.accumulation
-    judged = judging_seconds(many, score, 8192 if eval_tokens is None else eval_tokens, fit, base)
+    judged = judging_seconds(many, score, held, fit, base)
     measured = fit.dev_tokens / score / fit.evaluate_every
     step_seconds = step_tokens / train + measured
     if budget.seconds is not None:
@@ -98,7 +111,8 @@ def make_plan(
         steps = full_steps
     resolved = replace(fit, steps=max(LEAST_STEPS, steps))
     adapter = 4 * fit.rank * sum(sum(shape) for shape in base.linear_sites(fit.targets, fit.layers).values())
-    seconds = judged + resolved.steps * step_seconds * (many + NEWCOMER_SHARE)
+    fits = many * (1 + FULL_FITS) if full else many
+    seconds = judged + resolved.steps * step_seconds * (fits + NEWCOMER_SHARE)
     return Plan(
         domains=corpus.names,
         documents={each.name: len(each.documents) for each in corpus},
@@ -111,6 +125,12 @@ def make_plan(
         expected_seconds=seconds,
         disk_bytes=adapter * (many + 1) * (1 + OPTIMISER_COPIES),
     )
+
+
+def mean_test_tokens(corpus: Corpus) -> int:
+    """Return about how many tokens a domain's test documents have."""
+    total = sum(document.bytes for domain in corpus for document in domain.split().test)
+    return total // (BYTES_A_TOKEN * max(1, len(corpus.names)))
 
 
 def judging_seconds(experts: int, score_speed: float, eval_tokens: int, fit: FitConfig, base: Base) -> float:
