@@ -13,6 +13,7 @@ from collegium.experts import FitConfig
 from collegium.infer import Sampling
 from collegium.library import Library
 from collegium.recipes import build, compare, evaluate, generate, train
+from collegium.recipes.building import newcomer
 from collegium.recipes.common import Common
 from collegium.recipes.keep import remove_expert
 from collegium.recipes.watch import Silent
@@ -79,7 +80,7 @@ def test_the_result_has_the_promised_shape(built):
 def test_a_further_expert_leaves_no_trace(built):
     removed = built[1].result["removed"]
     assert removed["largest_change"] == 0.0
-    assert "newcomer" not in Library(built[0].library)
+    assert newcomer.NAME not in Library(built[0].library)
     assert any(value != 0 for value in removed["while_present_nats"].values())
 
 

@@ -1,27 +1,28 @@
 """`build`: from a folder of texts to a routed, evaluated, extendable language model, in one straight line."""
 
+import shlex
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from tyro.conf import OmitArgPrefixes, Positional
 
-from collegium.compose import Cast, Ensemble, assemble
+from collegium.compose import Cast, Ensemble, assemble, textless_weights
 from collegium.core.files import write_text
 from collegium.core.routing import BASE
-from collegium.data import Corpus, read_domains
+from collegium.data import Corpus, Domain, read_domains
 from collegium.experts import FitConfig
-from collegium.infer import TokenTable, evaluate_scores, fill_table
+from collegium.infer import HeldOut, TokenTable, evaluate_scores, fill_table
 from collegium.library import Library
 from collegium.models import Base
 from collegium.recipes.budget import parse_budget
 from collegium.recipes.building.cluster_experts import cluster_rows
 from collegium.recipes.building.discovery import discover_again
-from collegium.recipes.building.newcomer import few_windows, visit
+from collegium.recipes.building.newcomer import clear, few_windows, further_domain, visit
 from collegium.recipes.building.page import Findings, make_report
-from collegium.recipes.building.parts import Parts
+from collegium.recipes.building.parts import Parts, cast_key, text_key
 from collegium.recipes.building.plan import Plan, check_disk, make_plan
 from collegium.recipes.building.samples import Passage, coloured, passage, written
 from collegium.recipes.building.training import train_one, training_curves
@@ -31,6 +32,7 @@ from collegium.recipes.compare import rows as comparison_rows
 from collegium.recipes.dense import dense_rows
 from collegium.recipes.fit_routers import fit_routers
 from collegium.recipes.held_out import windows_of
+from collegium.recipes.keep import route_to, unrouted
 from collegium.recipes.opening import DEFAULT_BASE, open_base
 from collegium.recipes.report import render
 from collegium.recipes.run_card import RunCard, make_card, run_folder, save_card
@@ -40,6 +42,8 @@ from collegium.routers import default
 DEFAULT = Way("ensemble", default())
 EVAL_TOKENS = 4096
 """Held-out tokens a domain in every budget but `full`: half of what `eval` takes, to leave time for training."""
+FITTED = ("classifier", "cluster", "cached_prior")
+"""The routers that a build fits."""
 RUN_ROUTERS = {"mix": ("uniform", "posterior"), "merge": ("uniform", "cached_prior")}
 """Of the compositions that cost a forward each, the ones a build runs; `compare` runs them all."""
 
@@ -90,22 +94,23 @@ def run(config: BuildConfig, *, watch: Watch, command: str = "build") -> RunCard
     if config.dry_run:
         return make_card(command, config, {"plan": plan.to_json()}, time.perf_counter() - start)
     check_disk(plan, config.library)
-    full = config.budget == "full"
+    text = held_out_text(config, base, corpus, plan)
 
     library = Library(config.library, base=base, base_reference=config.base)
+    clear(library, corpus)
     for domain in corpus:
         train_one(base, library, domain, plan.fit, folder=folder / "checkpoints", watch=watch, start=start)
     cast = assemble(base, library)
-    table = filled(config, base, cast, corpus, plan, parts, watch=watch)
-    if len(corpus.names) > 1 and "classifier" not in library.router_names():
-        fit_routers(cast, library, corpus, seed=config.common.seed, watch=watch)
+    table = filled(cast, text, parts, watch=watch)
+    route_all(cast, library, corpus, seed=config.common.seed, watch=watch)
     columns = composed_columns(cast, library, table, parts, watch=watch)
     discovered, clusters = discover_again(corpus, parts, seed=config.common.seed, watch=watch)
-    removed = visited(base, library, table, clusters, plan, parts, watch=watch)
+    removed = visited(cast, library, table, further_domain(clusters, corpus), plan, parts, watch=watch)
     texts = samples(cast, library, table, parts, seed=config.common.seed)
+    full = config.budget == "full"
     baselines = against(base, corpus, clusters, table, plan, parts, folder=folder, watch=watch) if full else []
 
-    chosen = next(each for each in columns if each.label == DEFAULT.label or len(corpus.names) == 1)
+    chosen = next(each for each in columns if each.label == DEFAULT.label)
     evaluation = evaluate_scores(table, chosen.scores, chosen.routing, seconds=time.perf_counter() - start)
     found = Findings(
         title=f"A college of {len(corpus.names)} experts",
@@ -158,7 +163,9 @@ def planned(config: BuildConfig, base: Base, corpus: Corpus, parts: Parts) -> Pl
         )
         return {"steps": kept["plan"].fit.steps, **kept["plan"].to_json()}
 
-    found = parts.values("plan", inputs=[base.fingerprint.short, threads, str(base.dtype)], compute=measure)
+    machine = [base.fingerprint.short, str(base.device), str(base.dtype)]
+    asked = [list(corpus.names), config.budget, config.full_steps, asdict(fit)]
+    found = parts.values("plan", inputs=[machine, asked], compute=measure)
     if "plan" in kept:
         return kept["plan"]
     return Plan(
@@ -175,22 +182,39 @@ def planned(config: BuildConfig, base: Base, corpus: Corpus, parts: Parts) -> Pl
     )
 
 
-def filled(
-    config: BuildConfig, base: Base, cast: Cast, corpus: Corpus, plan: Plan, parts: Parts, *, watch: Watch
-) -> TokenTable:
-    """Return the table of base and experts on the domains' test documents."""
+def held_out_text(config: BuildConfig, base: Base, corpus: Corpus, plan: Plan) -> HeldOut:
+    """Return the domains' test documents as windows; what cannot be scored is refused before anything is trained."""
     documents = {domain.name: domain.split().test for domain in corpus}
-    text = windows_of(
+    return windows_of(
         documents, base.tokenizer, window=config.window, context=config.context, budget_tokens=plan.eval_tokens
     )
+
+
+def filled(cast: Cast, text: HeldOut, parts: Parts, *, watch: Watch) -> TokenTable:
+    """Return the table of base and experts on held-out text."""
     voices = cast.voices()
-    inputs = [sorted(cast.keys.items()), [each.hash for part in documents.values() for each in part], plan.eval_tokens]
+    inputs = [cast_key(cast), text_key(text)]
 
     def compute() -> dict[str, torch.Tensor]:
         update = watch.begin("scoring held-out text", int(text.lengths.sum()))
         return {"table": fill_table(voices, text, voices.names, progress=lambda done, _: update(done)).log_probs}
 
     return TokenTable(text, voices.names, parts.tensors("table", inputs=inputs, compute=compute)["table"])
+
+
+def route_all(cast: Cast, library: Library, corpus: Corpus, *, seed: int, watch: Watch) -> None:
+    """Fit the routers where one is missing or lacks an expert; touch no other row where the texts are not all here."""
+    complete = all(
+        name in library.router_names() and set(cast.names) <= set(library.load_router(name)[1].get("experts", ()))
+        for name in FITTED
+    )
+    covered = set(cast.names) <= set(corpus.names)
+    if len(corpus.names) > 1 and ("classifier" not in library.router_names() or (covered and not complete)):
+        fit_routers(cast, library, corpus, seed=seed, watch=watch)
+        return
+    for domain in unrouted(library, corpus):
+        for line in route_to(library, domain):
+            watch.say(line)
 
 
 def composed_columns(cast: Cast, library: Library, table: TokenTable, parts: Parts, *, watch: Watch) -> list[Column]:
@@ -200,7 +224,10 @@ def composed_columns(cast: Cast, library: Library, table: TokenTable, parts: Par
         if way.compose == "ensemble":
             found.append(column(way, cast, library, table, watch=watch))
         elif way.recipe.name in RUN_ROUTERS[way.compose]:
-            inputs = [sorted(cast.keys.items()), way.query, table.text.tokens.sum().item(), way.compose]
+            weights = None
+            if way.compose == "merge":
+                weights = textless_weights(way.recipe, cast.names, shelf=library, tokenizer=cast.base.tokenizer)
+            inputs = [cast_key(cast), text_key(table.text), way.query, weights]
             name = way.label.replace(" ", "-")
             scores = parts.tensors(
                 name,
@@ -210,7 +237,7 @@ def composed_columns(cast: Cast, library: Library, table: TokenTable, parts: Par
             found.append(Column(way, way.label, scores, None, 1.0))
     speeds = parts.values(
         "speed",
-        inputs=[sorted(cast.keys.items()), [each.label for each in found]],
+        inputs=[cast_key(cast), text_key(table.text), [each.label for each in found]],
         compute=lambda: [
             [each.ms_per_token, each.resident_bytes]
             for each in time_columns(found, cast, library, table.text, watch=watch)
@@ -224,16 +251,15 @@ def composed_columns(cast: Cast, library: Library, table: TokenTable, parts: Par
 
 
 def visited(
-    base: Base, library: Library, table: TokenTable, clusters: Corpus, plan: Plan, parts: Parts, *, watch: Watch
+    cast: Cast, library: Library, table: TokenTable, domain: Domain, plan: Plan, parts: Parts, *, watch: Watch
 ) -> dict[str, Any]:
     """Return what a further expert left behind when it was gone: the largest change, 0.0."""
     text = few_windows(table.text)
     steps = max(2, plan.fit.steps // 8)
-    domain = next(iter(clusters))
     return parts.values(
         "removed",
-        inputs=[library.names(), steps],
-        compute=lambda: visit(base, library, text, domain, plan.fit, steps=steps, watch=watch).to_json(text),
+        inputs=[cast_key(cast), text_key(text), [each.hash for each in domain.documents], steps],
+        compute=lambda: visit(cast.base, library, text, domain, plan.fit, steps=steps, watch=watch).to_json(text),
     )
 
 
@@ -252,7 +278,7 @@ def samples(cast: Cast, library: Library, table: TokenTable, parts: Parts, *, se
         found.append(passage(table, routing, row, title=f"A held-out text of {domain}, as it is read"))
     own = parts.values(
         "written",
-        inputs=[sorted(cast.keys.items()), seed],
+        inputs=[cast_key(cast), text_key(table.text), seed],
         compute=lambda: [vars(each) for each in written(model, table.text, seed=seed)],
     )
     tokenizer = cast.base.tokenizer
@@ -261,11 +287,12 @@ def samples(cast: Cast, library: Library, table: TokenTable, parts: Parts, *, se
 
 def next_commands(config: BuildConfig, corpus: Corpus) -> list[str]:
     """Return what a user would try next."""
-    first, lib = corpus.names[0], config.library
+    first, library = corpus.names[0], str(config.library)
+    data, lib = shlex.quote(str(config.data)), shlex.quote(library)
     return [
-        f'collegium generate "Once upon a time" --model "{lib}"',
-        f'collegium generate "Once upon a time" --model "{lib}#{first}"',
-        f"collegium compare {config.data} --library {lib}",
+        f'collegium generate "Once upon a time" --model {lib}',
+        f'collegium generate "Once upon a time" --model {shlex.quote(f"{library}#{first}")}',
+        f"collegium compare {data} --library {lib}",
         f"collegium train MORE_TEXTS --library {lib}",
         f"collegium library remove {first} --library {lib}",
     ]

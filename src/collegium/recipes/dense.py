@@ -1,7 +1,7 @@
 """Dense baselines at equal tokens: one adapter trained on the union of the domains, of rank r and of rank K r."""
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from collegium.data import Corpus, Document
 from collegium.experts import FitConfig, Trained, fit_documents
 from collegium.infer import HeldOut, TokenTable, perplexities, score_text
 from collegium.models import Base
-from collegium.recipes.building.parts import Parts
+from collegium.recipes.building.parts import Parts, text_key
 from collegium.recipes.building.plan import Plan
 from collegium.recipes.building.training import StepBar
 from collegium.recipes.watch import Watch
@@ -42,7 +42,7 @@ def dense_rows(
         def compute(config: FitConfig = config, label: str = label) -> dict[str, Any]:
             return _row(base, corpus, table.text, config, label=label, watch=watch)
 
-        key = [plan.to_json(), label, list(LEARNING_RATES)]
+        key = [asdict(config), list(LEARNING_RATES), list(corpus.names), base.fingerprint.short, text_key(table.text)]
         rows.append(parts.values(label.replace(" ", "-"), inputs=key, compute=compute))
     return rows
 

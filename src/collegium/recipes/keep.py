@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from collegium.core.errors import RoutingError
-from collegium.data import Domain
+from collegium.data import Corpus, Domain
 from collegium.library import Library
 from collegium.recipes.fit_routers import FIT_DOCUMENTS
 from collegium.routers import grow_classifier, grow_cluster, shrink_cached_prior, shrink_classifier, shrink_cluster
@@ -13,6 +13,13 @@ _SHRINK: dict[str, Callable[[Library, str], None]] = {
     "cluster": lambda library, name: shrink_cluster(library, expert=name),
     "cached_prior": lambda library, name: shrink_cached_prior(library, expert=name),
 }
+
+
+def unrouted(library: Library, corpus: Corpus) -> list[Domain]:
+    """Return the domains whose expert has no row yet in a classifier or cluster router that was fitted."""
+    fitted = [name for name in ("classifier", "cluster") if name in library.router_names()]
+    known = [frozenset(library.load_router(name)[1].get("experts", ())) for name in fitted]
+    return [each for each in corpus if each.name in library and any(each.name not in rows for rows in known)]
 
 
 def route_to(library: Library, domain: Domain) -> list[str]:
@@ -47,6 +54,6 @@ def remove_expert(library: Library, name: str, *, cascade: bool = False, keep_de
         if name in card.get("experts", ()):
             shrink(library, name)
             if name in card.get("background", ()) or router == "cluster":
-                way_out = "`collegium build` on the remaining texts makes it anew"
+                way_out = "`collegium train` on all the remaining texts fits it anew"
                 traces.append(f"router {router}: {name} took part in its first fit; {way_out}")
     return traces

@@ -20,7 +20,7 @@ from collegium.recipes.budget import Budget, parse_budget
 from collegium.recipes.building.plan import OPTIMISER_COPIES, make_plan
 from collegium.recipes.common import Common
 from collegium.recipes.fit_routers import fit_routers
-from collegium.recipes.keep import route_to
+from collegium.recipes.keep import route_to, unrouted
 from collegium.recipes.opening import DEFAULT_BASE, open_base
 from collegium.recipes.reference import is_library
 from collegium.recipes.run_card import RunCard, make_card, run_folder
@@ -89,7 +89,7 @@ def run(config: TrainConfig, *, watch: Watch) -> RunCard:
     else:
         outcome = train_domains(base, library, waiting, fit, workers=config.workers, folder=folder, watch=watch)
     if config.routers:
-        route(base, library, corpus, [domain for domain in waiting if domain.name in library], config, watch=watch)
+        route(base, library, corpus, config, watch=watch)
     seconds = time.perf_counter() - start
     failed = {name: row["error"] for name, row in outcome.items() if "error" in row}
     if failed:
@@ -116,15 +116,13 @@ def dry_run(config: TrainConfig, base: Base, corpus: Corpus, *, threads: int, wa
     return make_card("train", config, {"plan": plan.to_json()}, time.perf_counter() - start)
 
 
-def route(
-    base: Base, library: Library, corpus: Corpus, new: list[Domain], config: TrainConfig, *, watch: Watch
-) -> None:
-    """Fit the routers when the data covers the library; else give the new experts rows and touch no other."""
+def route(base: Base, library: Library, corpus: Corpus, config: TrainConfig, *, watch: Watch) -> None:
+    """Fit the routers when the data covers the library; else give experts without rows theirs and touch no other."""
     experts = library.names(task="language")
     if len(experts) > 1 and set(experts) <= set(corpus.names):
         fit_routers(assemble(base, library), library, corpus, seed=config.common.seed, watch=watch)
         return
-    for domain in new:
+    for domain in unrouted(library, corpus):
         for line in route_to(library, domain):
             watch.say(line)
 

@@ -9,7 +9,7 @@ from collegium.experts import FitConfig
 from collegium.infer import TokenTable, fill_table
 from collegium.library import Library
 from collegium.models import Base
-from collegium.recipes.building.parts import Parts
+from collegium.recipes.building.parts import Parts, cast_key, text_key
 from collegium.recipes.building.training import train_one
 from collegium.recipes.columns import Way, column
 from collegium.recipes.compare import rows
@@ -49,7 +49,7 @@ def cluster_rows(
         columns = [column(way, cast, library, own, watch=watch) for way in found]
         return [{**row, "name": f"c-BTM, {row['name']}"} for row in rows(columns, table.text)]
 
-    inputs = [sorted(cast.keys.items()), table.text.tokens.sum().item()]
+    inputs = [cast_key(cast), text_key(table.text)]
     return parts.values("cluster-experts", inputs=inputs, compute=compute)
 
 

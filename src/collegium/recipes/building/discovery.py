@@ -28,7 +28,7 @@ def mixed_documents(corpus: Corpus, *, seed: int) -> tuple[list[Document], list[
 def discover_again(corpus: Corpus, parts: Parts, *, seed: int, watch: Watch) -> tuple[dict[str, Any], Corpus]:
     """Return how well clusters agree with the labels, and the clusters as domains named by their top terms."""
     documents, labels = mixed_documents(corpus, seed=seed)
-    many = max(2, len(corpus.names))
+    many = min(max(2, len(corpus.names)), len(documents))
 
     def compute() -> dict[str, Any]:
         watch.say(f"discovering {many} clusters in {len(documents)} documents without labels")

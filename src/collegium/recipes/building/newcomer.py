@@ -10,7 +10,7 @@ from torch import Tensor
 
 from collegium.compose import assemble
 from collegium.core.errors import DataError
-from collegium.data import Domain
+from collegium.data import Corpus, Domain
 from collegium.experts import FitConfig, fit_expert
 from collegium.infer import HeldOut, ensemble_scores, fill_table, nats_per_token
 from collegium.library import Library
@@ -19,9 +19,12 @@ from collegium.recipes.keep import remove_expert, route_to
 from collegium.recipes.watch import Watch
 from collegium.routers import default
 
+LEAST_DOCUMENTS = 3
+"""A domain is split into train, dev and test."""
 CHECKED_WINDOWS = 2
 """Windows a domain on which the composition is compared before and after."""
-NAME = "newcomer"
+NAME = "build-newcomer"
+"""Its name in the library while it is there; what a killed run left is removed by the next."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +75,7 @@ def visit(
     """
     start = time.perf_counter()
     before = composed(base, library, text)
-    if NAME in library:
-        remove_expert(library, NAME)
-    watch.say(f"adding a further expert from discovered cluster {domain.name!r}, then removing it")
+    watch.say(f"adding a further expert from the texts of {domain.name!r}, then removing it")
     further = replace_name(domain)
     library.add(fit_expert(base, further, config=replace(fit, steps=steps)))
     route_to(library, further)
@@ -84,10 +85,22 @@ def visit(
     return Visit(before, during, after, time.perf_counter() - start)
 
 
+def clear(library: Library, corpus: Corpus) -> None:
+    """Remove the further expert that a killed run left behind; raises DataError for a domain of that name."""
+    if NAME in corpus.names:
+        raise DataError(f"a domain cannot be called {NAME!r}: a build gives that name to an expert that it removes.")
+    if NAME in library:
+        remove_expert(library, NAME)
+
+
+def further_domain(clusters: Corpus, corpus: Corpus) -> Domain:
+    """Return the texts of the further expert: the largest cluster, or a domain where clusters are too small."""
+    largest = max(clusters, key=lambda each: len(each.documents))
+    return largest if len(largest.documents) >= LEAST_DOCUMENTS else next(iter(corpus))
+
+
 def replace_name(domain: Domain) -> Domain:
-    """Return the domain under the newcomer's name; raises DataError when it is too small to train on."""
-    if len(domain.documents) < 3:
-        raise DataError(f"cluster {domain.name!r} has {len(domain.documents)} documents; a further expert needs three.")
+    """Return the domain under the newcomer's name."""
     return replace(domain, name=NAME)
 
 

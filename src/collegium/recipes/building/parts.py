@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from collegium.compose import Cast
 from collegium.core.cards import content_hash
 from collegium.core.files import write_bytes, write_text
+from collegium.infer import HeldOut
 
 
 class Parts:
@@ -47,6 +49,17 @@ class Parts:
         found = {each: tensor.contiguous() for each, tensor in compute().items()}
         write_bytes(path, save(found, metadata={"inputs": key}))
         return found
+
+
+def cast_key(cast: Cast) -> list[Any]:
+    """Return what the answers of a base and its experts depend on: their contents and the dtype."""
+    whole = sorted((name, model.fingerprint.short) for name, model in cast.whole.items())
+    return [cast.base.fingerprint.short, str(cast.base.dtype), sorted(cast.keys.items()), whole]
+
+
+def text_key(text: HeldOut) -> str:
+    """Return what scores of held-out text depend on: its windows, their order and their context."""
+    return content_hash([text.tokens.tolist(), text.lengths.tolist(), text.context.tolist(), text.domains])
 
 
 def _read(path: Path) -> dict[str, Any] | None:
