@@ -10,7 +10,8 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from collegium.cli.command import Command, Group
 from collegium.cli.console import Screen
 from collegium.cli.output import Outcome
-from collegium.core.errors import ConfigError
+from collegium.core.errors import ConfigError, UnknownName
+from collegium.core.tables import nearest
 from collegium.experts import is_peft_folder
 from collegium.library import Library, Lineage
 from collegium.recipes.common import Common
@@ -178,12 +179,17 @@ def lineage_lines(tree: Lineage, depth: int = 0) -> list[str]:
 
 def run_add(config: AddConfig, screen: Screen) -> Outcome:
     """Return the card of the expert that was added."""
-    library = _writable(config)
-    name = config.name or config.folder.resolve().name
+    if not config.folder.is_dir():
+        raise ConfigError(f"there is no folder {config.folder}; give an expert's folder, of ours or saved by PEFT.")
+    if not config.base and not is_library(str(config.library)):
+        raise ConfigError(
+            f"there is no library at {config.library}; give --base (such as {DEFAULT_BASE}) to make one there."
+        )
     if config.dry_run:
-        screen.say(f"would add {config.folder} to {library.path} as {name}")
+        name = config.name or config.folder.resolve().name
+        screen.say(f"would add {config.folder} to {config.library} as {name}")
         return Outcome({"would_add": name, "library": str(config.library)})
-    card = library.add(config.folder, config.name or None, trust_base=config.trust_base)
+    card = _writable(config).add(config.folder, config.name or None, trust_base=config.trust_base)
     screen.say(f"added {card.name} ({card.kind}, {card.trained_parameters:,} parameters) to {config.library}")
     return Outcome({"added": card.name, "card": dataclasses.asdict(card), "library": str(config.library)})
 
@@ -191,10 +197,6 @@ def run_add(config: AddConfig, screen: Screen) -> Outcome:
 def _writable(config: AddConfig) -> Library:
     """Return the library to add to; a new one, and an adapter from elsewhere, need the base itself."""
     if not is_library(str(config.library)):
-        if not config.base:
-            raise ConfigError(
-                f"there is no library at {config.library}; give --base (such as {DEFAULT_BASE}) to make one there."
-            )
         return Library(config.library, base=open_base(config.base, config.common), base_reference=config.base)
     library = Library(config.library)
     if not config.base and not is_peft_folder(config.folder):
@@ -206,11 +208,13 @@ def run_remove(config: RemoveConfig, screen: Screen) -> Outcome:
     """Return who went, who stays of those made from it, and where traces remain."""
     library = Library(config.library)
     before = set(library.names())
+    descendants = list(library.descendants(config.name)) if config.name in library else []
     if config.dry_run:
-        descendants = list(library.descendants(config.name)) if config.name in library else []
+        known = (*library.rows(), *library.router_names(), *library.model_names())
+        if config.name not in known:
+            raise UnknownName(f"the library has nothing called {config.name!r}. {nearest(config.name, known)}")
         screen.say(f"would remove {config.name}" + (f"; made from it: {', '.join(descendants)}" if descendants else ""))
         return Outcome({"would_remove": config.name, "descendants": descendants})
-    descendants = list(library.descendants(config.name)) if config.name in library else []
     traces = remove_expert(library, config.name, cascade=config.cascade, keep_descendants=config.keep_descendants)
     removed = sorted(before - set(library.names())) or [config.name]
     kept = [name for name in descendants if name not in removed]

@@ -48,6 +48,8 @@ def run_compare(config: CompareConfig, screen: Screen) -> Outcome:
     show_columns(found["rows"], screen)
     if found["default_set"]:
         screen.say(f"the library's default is now: {found['best']}")
+    elif found["best"] is None:
+        screen.say("only the base is within the slowdown; the library's default is as it was")
     else:
         screen.say(f"the best within the slowdown is {found['best']}; the library's default is as it was")
     return Outcome(found, found["rows"])

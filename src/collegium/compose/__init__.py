@@ -2,12 +2,13 @@
 
 from collegium.compose.door import Cast, ComposedModel, assemble, attach_expert, check_base, ensemble, merge, mix
 from collegium.compose.ensemble import Ensemble, EnsembleDecoding, combine, live_rows
-from collegium.compose.merge import constant_routing, textless_weights
+from collegium.compose.merge import TEXTLESS, constant_routing, textless_weights
 from collegium.compose.mix import Mix, MixDecoding
 from collegium.compose.routed import route
 from collegium.compose.voices import Choice, JoinedVoices, SeparateVoices, SlotVoices, Voices
 
 __all__ = [
+    "TEXTLESS",
     "Cast",
     "Choice",
     "ComposedModel",

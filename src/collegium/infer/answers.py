@@ -80,6 +80,12 @@ def load_metric(name: str, *, allow_code: bool) -> Metric:
         raise ConfigError(f"--metric {name} cannot be imported: {error}.") from error
 
 
+def check_metric(config: AnswerConfig) -> None:
+    """Raise ConfigError when `--metric` cannot be used, before anything is computed."""
+    if config.metric:
+        load_metric(config.metric, allow_code=config.allow_code)
+
+
 def judge_answers(
     model: LanguageModel, documents: Mapping[str, Sequence[Document]], config: AnswerConfig, *, seed: int
 ) -> dict[str, Any]:

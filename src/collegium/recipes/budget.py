@@ -16,6 +16,18 @@ class Budget:
     tokens: int | None = None
 
 
+def scored_tokens(text: str, *, reduced: int) -> int | None:
+    """Return a budget of scoring in tokens a domain, None = all; raises ConfigError for a time.
+
+    >>> scored_tokens("20k", reduced=8192)
+    20000
+    """
+    budget = parse_budget(text, reduced=reduced)
+    if budget.seconds is not None:
+        raise ConfigError(f"--budget of scoring is `reduced`, `full` or tokens a domain (20k); got {text!r}.")
+    return budget.tokens
+
+
 def parse_budget(text: str, *, reduced: int | None = None, minutes: float | None = None) -> Budget:
     """Return what `--budget` says: `full`, `reduced`, minutes (`5m`), seconds, hours, or tokens (`200k`).
 

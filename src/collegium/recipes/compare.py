@@ -15,7 +15,7 @@ from collegium.core.routing import BASE
 from collegium.data import read_domains
 from collegium.infer import HeldOut, fill_table
 from collegium.library import Library
-from collegium.recipes.budget import parse_budget
+from collegium.recipes.budget import scored_tokens
 from collegium.recipes.columns import Column, column, oracle_column, single_column, time_columns, ways
 from collegium.recipes.common import Common
 from collegium.recipes.held_out import REDUCED_TOKENS, unseen, windows_of
@@ -56,6 +56,7 @@ def run(config: CompareConfig, *, watch: Watch) -> RunCard:
     start = time.perf_counter()
     if config.max_slowdown is not None and not config.max_slowdown >= 1:
         raise ConfigError(f"--max-slowdown is at least 1 (the base's own speed), got {config.max_slowdown:g}.")
+    tokens = scored_tokens(config.budget, reduced=REDUCED_TOKENS)
     corpus = read_domains(config.data, columns=config.columns or None)
     base, library = open_library(config.library, config.common)
     usable = unseen(corpus, library)
@@ -64,7 +65,7 @@ def run(config: CompareConfig, *, watch: Watch) -> RunCard:
         base.tokenizer,
         window=config.window,
         context=config.context,
-        budget_tokens=parse_budget(config.budget, reduced=REDUCED_TOKENS).tokens,
+        budget_tokens=tokens,
     )
     cast = assemble(base, library)
     if config.dry_run:

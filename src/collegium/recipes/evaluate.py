@@ -20,7 +20,8 @@ from collegium.infer import (
     fill_table,
     score_text,
 )
-from collegium.infer.answers import AnswerConfig, judge_answers
+from collegium.infer.answers import AnswerConfig, check_metric, judge_answers
+from collegium.recipes.budget import scored_tokens
 from collegium.recipes.common import Common
 from collegium.recipes.held_out import REDUCED_TOKENS, unseen, windows_of
 from collegium.recipes.opening import Opened, open_reference
@@ -53,20 +54,11 @@ class EvalConfig:
     """Seed and machine."""
 
 
-def budget_tokens(text: str) -> int | None:
-    """Return a budget in tokens: `reduced`, `full` (None), or a number as in 20000 or 20k.
-
-    >>> budget_tokens("20k")
-    20000
-    """
-    from collegium.recipes.budget import parse_budget
-
-    return parse_budget(text, reduced=REDUCED_TOKENS).tokens
-
-
 def run(config: EvalConfig, *, watch: Watch) -> RunCard:
     """Return the run's card; its result is the object of `eval --json`."""
     start = time.perf_counter()
+    tokens = scored_tokens(config.budget, reduced=REDUCED_TOKENS)
+    check_metric(config.judging)
     corpus = read_domains(config.data, columns=config.columns or None)
     opened = open_reference(config.model, config.common)
     usable = unseen(corpus, opened.library)
@@ -75,7 +67,7 @@ def run(config: EvalConfig, *, watch: Watch) -> RunCard:
         opened.base.tokenizer,
         window=config.window,
         context=config.context,
-        budget_tokens=budget_tokens(config.budget),
+        budget_tokens=tokens,
     )
     if config.dry_run:
         plan = scoring_plan(opened.base, text, rows=2 + len(opened.experts))

@@ -1,6 +1,5 @@
 """Which documents of a data folder a model may be judged on, and cutting them into windows."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from collegium.core.errors import DataError
@@ -21,12 +20,13 @@ class Unseen:
     skipped: int
 
 
-def seen_hashes(library: Library | None, names: Iterable[str] | None = None) -> frozenset[str]:
+def seen_hashes(library: Library | None) -> frozenset[str]:
     """Return the hashes of all train and dev documents that the experts' cards list."""
     if library is None:
         return frozenset()
-    chosen = library.names() if names is None else names
-    return frozenset(each for name in chosen for hashes in library.card(name).documents.values() for each in hashes)
+    return frozenset(
+        each for name in library.names() for hashes in library.card(name).documents.values() for each in hashes
+    )
 
 
 def unseen(corpus: Corpus, library: Library | None) -> Unseen:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from collegium.compose import Cast, Ensemble, Mix, assemble, check_base
-from collegium.core.errors import BaseModelError, IncompatibleExpert, UnknownName
+from collegium.compose import TEXTLESS, Cast, Mix, assemble, check_base
+from collegium.core.errors import BaseModelError, ConfigError, UnknownName
 from collegium.core.protocols import LanguageModel
 from collegium.core.routing import BASE
 from collegium.core.tables import nearest
@@ -66,6 +66,8 @@ def open_reference(text: str, common: Common, *, weights: dict[str, float] | Non
     weights: fixed expert weights in place of the library's router (what is missing to 1 goes to the base).
     """
     reference = parse_reference(text)
+    if weights is not None and (reference.library is None or reference.member is not None):
+        raise ConfigError(f"--experts weighs the experts of a library; {text!r} is one model. Give --model LIB.")
     if reference.library is None:
         base = open_base(text, common)
         return Opened(reference, base, base)
@@ -99,22 +101,12 @@ def _open_member(reference: Reference, member: str, base: Base, library: Library
 
 def _way(reference: Reference, library: Library, weights: dict[str, float] | None) -> Way:
     compose = reference.compose or library.defaults.composition or "ensemble"
+    if compose == "merge" and reference.top_k:
+        raise ConfigError("merge makes one model for all texts, so top_k has nothing to choose; leave it out.")
     if weights is not None:
         return Way(compose, fixed(weights), reference.top_k)
-    top_k = reference.top_k if reference.router else reference.top_k or library.defaults.top_k
-    recipe = parse_router(
-        reference.router or ("uniform" if compose == "merge" else library.defaults.router or "default")
-    )
-    return Way(compose, recipe, top_k)
-
-
-def require_library(opened: Opened) -> tuple[Cast, Library]:
-    """Return the cast and library of an opened reference; raises IncompatibleExpert when it is a bare base."""
-    if opened.cast is None or opened.library is None:
-        raise IncompatibleExpert("this needs a library with experts; give LIB, or LIB?router=posterior.")
-    return opened.cast, opened.library
-
-
-def is_composed(opened: Opened) -> bool:
-    """Return whether a router speaks in this model."""
-    return isinstance(opened.model, (Ensemble, Mix)) and opened.way is not None
+    top_k = reference.top_k if reference.router or compose == "merge" else reference.top_k or library.defaults.top_k
+    router = reference.router or library.defaults.router or "default"
+    if compose == "merge" and not reference.router and parse_router(router).name not in TEXTLESS:
+        router = "uniform"
+    return Way(compose, parse_router(router), top_k)

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from collegium.compose import Cast
@@ -67,8 +66,3 @@ def _read(path: Path) -> dict[str, Any] | None:
         return json.loads(path.read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         return None
-
-
-def same(left: Tensor, right: Tensor) -> float:
-    """Return the largest absolute difference of two tensors."""
-    return float((left - right).abs().max()) if left.numel() else float(torch.tensor(0.0))
