@@ -13,7 +13,7 @@ from collegium.recipes.report import heat_map
 ROOT = Path(__file__).resolve().parent.parent
 RUN = ROOT / "docs" / "runs" / "demo.json"
 PICTURE = ROOT / "docs" / "img" / "demo.svg"
-README = ROOT / "README.md"
+README, CHOOSE, PERFORMANCE = ROOT / "README.md", ROOT / "docs" / "choose.md", ROOT / "docs" / "performance.md"
 BEGIN, END = "<!-- demo: begin -->", "<!-- demo: end -->"
 SHOWN = ("base", "ensemble uniform", "merge uniform", "mix posterior", "ensemble posterior", "oracle")
 
@@ -54,13 +54,62 @@ def table(run: dict) -> str:
     return "\n".join(lines)
 
 
+def compositions(run: dict) -> str:
+    """Return every composition with its perplexity and its time against the base's, as Markdown."""
+    result = run["result"]
+    domains = list(result["base"])
+    base = next(row for row in result["columns"] if row["name"] == "base")
+    low, high = result["intervals"]["composed"][domains[0]]
+    lines = [
+        f"One run, one seed, {result['tokens'][domains[0]]:,} scored tokens of {domains[0]}; the 95 % interval of "
+        f"`{result['default']}` there goes from {low:.1f} to {high:.1f}, so take small differences lightly.",
+        "",
+        f"| composition | {' | '.join(domains)} | times the base's ms |",
+        f"|---|{'---|' * (len(domains) + 1)}",
+    ]
+    for row in result["columns"]:
+        speed = "-" if row["ms_per_token"] is None else f"{row['ms_per_token'] / base['ms_per_token']:.1f}"
+        cells = " | ".join(f"{row['perplexity'][domain]:.2f}" for domain in domains)
+        lines.append(f"| {row['name']} | {cells} | {speed} |")
+    return "\n".join(lines)
+
+
+def costs(run: dict) -> str:
+    """Return what each kind of composition costs, as Markdown."""
+    rows = {row["name"]: row for row in run["result"]["columns"]}
+    base = rows["base"]["ms_per_token"]
+    named = {
+        "base": "base, merge",
+        "mix uniform": "mix uniform",
+        "ensemble classifier top-1": "ensemble, one live expert (classifier top-1)",
+        "ensemble classifier top-2": "ensemble, two live experts (classifier top-2)",
+        "mix posterior": "mix posterior (the context is read by every expert)",
+        "ensemble posterior": "ensemble, all experts",
+    }
+    lines = ["| composition | rows | ms a token | times the base | weights held, MB |", "|---|---|---|---|---|"]
+    for name, label in named.items():
+        row = rows[name]
+        lines.append(
+            f"| {label} | {row['experts_evaluated']:.0f} | {row['ms_per_token']:.2f} | "
+            f"{row['ms_per_token'] / base:.1f} | {row['resident_mb']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def filled(page: Path, content: str) -> str:
+    """Return a page with what stands between its two marks replaced."""
+    before, begin, rest = page.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise SystemExit(f"{page} lacks the marks {BEGIN} and {END}.")
+    return f"{before}{BEGIN}\n{content}\n{END}{after}"
+
+
 def main() -> int:
-    """Write or check both."""
+    """Write or check all."""
     run = json.loads(RUN.read_text())
-    text = README.read_text()
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    wanted = {README: f"{before}{BEGIN}\n{table(run)}\n{END}{after}", PICTURE: picture(run)}
+    tables = {README: table(run), CHOOSE: compositions(run), PERFORMANCE: costs(run)}
+    wanted = {page: filled(page, content) for page, content in tables.items()} | {PICTURE: picture(run)}
     if "--check" in sys.argv:
         stale = [path.name for path, content in wanted.items() if not path.exists() or path.read_text() != content]
         sys.stdout.write(f"out of date: {stale}; run scripts/picture.py\n" if stale else "")
