@@ -47,3 +47,18 @@ def test_a_metric_runs_only_when_code_is_allowed():
 def test_a_metric_that_is_not_there_is_told(name):
     with pytest.raises(ConfigError, match="--metric"):
         load_metric(name, allow_code=True)
+
+
+def test_a_metric_of_the_working_directory_is_found_and_its_failure_told(tmp_path, monkeypatch):
+    (tmp_path / "my_metric.py").write_text("def same(answer, reference):\n    return 1 / len(answer.strip('b'))\n")
+    monkeypatch.chdir(tmp_path)
+    config = AnswerConfig(metric="my_metric:same", allow_code=True, answer_tokens=2)
+    with pytest.raises(ConfigError, match="ZeroDivisionError"):
+        judge_answers(parrot(), {"x": [Document(prompt="a", completion="b")]}, config, seed=0)
+
+
+def test_a_metric_with_a_syntax_error_is_told(tmp_path, monkeypatch):
+    (tmp_path / "bad_metric.py").write_text("def same(:\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="cannot be imported"):
+        load_metric("bad_metric:same", allow_code=True)

@@ -98,6 +98,22 @@ def test_the_stream_spells_out_the_text():
     assert "".join(heard) == each.text
 
 
+def test_the_stream_never_shows_what_a_stop_string_takes_back():
+    model = letters(0)
+    whole = generate(model, "a", sampling=Sampling(tokens=60, temperature=1.0))[0].text
+    stop = whole[20:23]
+    heard: list[str] = []
+    each = generate(
+        model,
+        "a",
+        sampling=Sampling(tokens=60, temperature=1.0, stop=(stop,)),
+        stream=lambda number, text, share: heard.append(text),
+    )[0]
+    assert each.ended == "stop"
+    assert "".join(heard) == each.text
+    assert stop not in each.text
+
+
 def test_top_k_one_is_greedy():
     model = college()
     one = generate(model, "to be", sampling=Sampling(tokens=8, top_k=1), seed=5)[0]

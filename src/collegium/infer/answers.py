@@ -3,6 +3,7 @@
 import importlib
 import re
 import string
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -74,9 +75,11 @@ def load_metric(name: str, *, allow_code: bool) -> Metric:
     if not allow_code:
         raise ConfigError(f"--metric {name} runs code from your machine: add --allow-code if you trust it.")
     module, function = name.split(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # a user's own module lies in the working directory
     try:
         return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, SyntaxError) as error:
         raise ConfigError(f"--metric {name} cannot be imported: {error}.") from error
 
 
@@ -103,6 +106,13 @@ def judge_answers(
     return found
 
 
+def _value(name: str, metric: Metric, answer: str, reference: str) -> float:
+    try:
+        return float(metric(answer, reference))
+    except Exception as error:  # the user's own code may raise anything
+        raise ConfigError(f"--metric {name} failed on an answer: {type(error).__name__}: {error}.") from error
+
+
 def _judge(
     model: LanguageModel, rows: list[Document], metrics: Mapping[str, Metric], config: AnswerConfig, *, seed: int
 ) -> dict[str, Any]:
@@ -114,7 +124,7 @@ def _judge(
     result: dict[str, Any] = {"rows": len(rows)}
     for name, metric in metrics.items():
         pairs = zip(answers, rows, strict=True)
-        values = torch.tensor([float(metric(answer, row.completion or "")) for answer, row in pairs])
+        values = torch.tensor([_value(name, metric, answer, row.completion or "") for answer, row in pairs])
         bounds = bootstrap_interval(values)
         result[name] = {"mean": float(values.mean()), "interval": [bounds.low, bounds.high] if len(rows) > 1 else None}
     return result

@@ -85,6 +85,7 @@ class _Row:
     shares: list[tuple[float, ...]] = field(default_factory=list)
     log_prob: float = 0.0
     text: str = ""
+    shown: int = 0
     ended: str = ""
 
 
@@ -217,7 +218,6 @@ def _grow(
     number: int,
     experts: tuple[str, ...],
 ) -> None:
-    before = row.text
     if row.tokens[-1] in ends:
         row.ended = "end"
     elif tokenizer is not None:
@@ -227,12 +227,24 @@ def _grow(
             row.text, row.ended = row.text[: min(cut)], "stop"
     if not row.ended and len(row.tokens) >= sampling.tokens:
         row.ended = "length"
-    settled = row.text.startswith(before) and not row.text.endswith("\ufffd")
-    if stream is not None and settled and len(row.text) > len(before):
+    settled = row.text if row.ended else settled_text(row.text, sampling.stop)
+    if stream is not None and len(settled) > row.shown:
         share = dict(zip(experts, row.shares[-1], strict=True)) if row.shares else {}
-        stream(number, row.text[len(before) :], share)
-    elif not settled and not row.ended:
-        row.text = before
+        stream(number, settled[row.shown :], share)
+        row.shown = len(settled)
+
+
+def settled_text(text: str, stops: Sequence[str]) -> str:
+    """Return the part of a growing text that later tokens cannot take back.
+
+    Held back are the bytes of an unfinished character, and an ending that may become a stop string.
+
+    >>> settled_text("so END", ["END OF"])
+    'so '
+    """
+    text = text.rstrip("\ufffd")
+    held = [size for stop in stops for size in range(1, len(stop)) if text.endswith(stop[:size])]
+    return text[: len(text) - max(held, default=0)]
 
 
 def _finish(row: _Row, experts: tuple[str, ...]) -> Generation:

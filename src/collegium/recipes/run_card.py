@@ -38,8 +38,9 @@ def plain(value: Any) -> Any:  # noqa: ANN401 - any configuration value
 
 
 def config_hash(command: str, config: Any) -> str:  # noqa: ANN401 - any dataclass
-    """Return ten characters that name a resolved configuration."""
-    return content_hash([command, plain(config)])[:10]
+    """Return ten characters that name what a configuration computes, wherever it goes and if only planned."""
+    settings = {name: value for name, value in plain(config).items() if name not in {"out", "dry_run"}}
+    return content_hash([command, settings])[:10]
 
 
 def run_folder(command: str, config: Any, out: Path | None) -> Path:  # noqa: ANN401 - any dataclass

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from collegium.compose import assemble
+from collegium.core.cards import content_hash
 from collegium.data import Corpus, Document, discover
 from collegium.experts import FitConfig
 from collegium.infer import TokenTable, fill_table
@@ -32,9 +33,10 @@ def cluster_rows(
 
     Its experts lie in a library of their own in the run's folder.
     """
-    library = Library(folder / "clusters", base=base, base_reference=base.name)
+    drawn = content_hash([seed, [each.hash for domain in clusters for each in domain.documents]])[:8]
+    library = Library(folder / f"clusters-{drawn}", base=base, base_reference=base.name)
     for domain in clusters:
-        train_one(base, library, domain, fit, folder=folder / "checkpoints", watch=watch)
+        train_one(base, library, domain, fit, folder=folder / f"checkpoints-{drawn}", watch=watch)
     if "cluster" not in library.router_names():
         documents: list[Document] = [each for domain in clusters for each in domain.documents]
         found = discover(documents, len(clusters.names), seed=seed)
