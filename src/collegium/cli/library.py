@@ -113,7 +113,8 @@ def run_list(config: ListConfig, screen: Screen) -> Outcome:
         if row["problem"]:
             screen.say(f"{row['name']}: {row['problem']}")
     defaults = dataclasses.asdict(library.defaults)
-    said = ", ".join(f"{key} {value}" for key, value in defaults.items() if value is not None)
+    chosen = [f"{key} {value}" for key, value in defaults.items() if value is not None]
+    said = ", ".join(chosen) or "ensemble, the classifier as prior of the posterior"
     screen.say(f"{len(experts)} experts on {library.base_reference or library.base_fingerprint.short}; default: {said}")
     value = {
         "library": str(config.library),

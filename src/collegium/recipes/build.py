@@ -85,6 +85,8 @@ def run(config: BuildConfig, *, watch: Watch, command: str = "build") -> RunCard
     """
     start = time.perf_counter()
     corpus = read_domains(config.data, columns=config.columns or None)
+    for domain in corpus:
+        domain.split()  # a domain that is too small is told before anything is loaded
     base = open_base(config.base, config.common)
     folder = run_folder(command, config, config.out)
     parts = Parts(folder / "parts")
