@@ -22,6 +22,7 @@ _PALETTE = (
     "#a8a23a",
     "#3aa3a8",
 )
+_MARKS = ("o", "s", "^", "D")
 _INK = "#22303c"
 _PAPER = "#ffffff"
 
@@ -120,21 +121,23 @@ def bar_chart(groups: Mapping[str, Mapping[str, float]], *, title: str, unit: st
         axes.bar(xs, values, width * 0.92, label=name, color=shades[place % len(shades)])
     axes.set_xticks(range(len(domains)), domains)
     axes.set_ylabel(unit)
-    axes.legend(frameon=False, ncols=min(4, len(names)), fontsize=8)
+    axes.margins(y=0.18)
+    axes.legend(frameon=False, ncols=min(4, len(names)), fontsize=8, loc="upper left")
     axes.set_title(title, loc="left", color=_INK)
     return _svg(figure)
 
 
 def cost_chart(points: Mapping[str, tuple[float, float]], *, title: str) -> str:
-    """Return mean perplexity against milliseconds a token, one labelled point per composition."""
-    figure, axes = _new(6.2, 3.4)
-    for place, (name, (milliseconds, quality)) in enumerate(sorted(points.items(), key=lambda item: item[1])):
-        axes.scatter([milliseconds], [quality], color=_PALETTE[place % len(_PALETTE)], zorder=3)
-        shift = 5 if place % 2 == 0 else -11
-        axes.annotate(name, (milliseconds, quality), xytext=(5, shift), textcoords="offset points", fontsize=7.5)
+    """Return mean perplexity against milliseconds a token, one point per composition, named from the best down."""
+    figure, axes = _new(8.2, 4.2)
+    ordered = sorted(points.items(), key=lambda item: item[1][1])
+    for place, (name, (milliseconds, quality)) in enumerate(ordered):
+        colour, mark = _PALETTE[place % len(_PALETTE)], _MARKS[place // len(_PALETTE) % len(_MARKS)]
+        axes.scatter([milliseconds], [quality], color=colour, marker=mark, zorder=3, label=f"{name}  {quality:.2f}")
+    axes.legend(frameon=False, fontsize=7.5, loc="center left", bbox_to_anchor=(1.01, 0.5))
     axes.set_xlabel("milliseconds a scored token")
     axes.set_ylabel("mean perplexity over domains")
     axes.grid(color="#e3e8ec", zorder=0)
-    axes.margins(x=0.2, y=0.15)
+    axes.margins(x=0.08, y=0.1)
     axes.set_title(title, loc="left", color=_INK)
     return _svg(figure)
