@@ -81,7 +81,7 @@ def test_add_and_remove(ask, library, tmp_path):
     assert (code, found) == (2, None)
     assert "already" in shown
     code, found, _ = ask("library", "remove", "statutes", "--library", library, "--dry-run")
-    assert (code, found["would_remove"]) == (0, "statutes")
+    assert (code, found["would_remove"]) == (0, ["statutes"])
     code, found, _ = ask("library", "remove", "statutes", "--library", library)
     assert (code, found["removed"], found["kept"]) == (0, ["statutes"], [])
     code, _, shown = ask("library", "remove", "statutes", "--library", library)

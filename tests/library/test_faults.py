@@ -51,6 +51,10 @@ def actions():
     """What is done to the library of the fixture, and what is there once it is done."""
     return {
         "add": (lambda library: library.add(make_expert("new", 7)), lambda library: "new" in library),
+        "add measured": (
+            lambda library: library.add(make_expert("new", 7), measured={"loss": 1.5}),
+            lambda library: "new" in library and library.metrics("new") == [{"loss": 1.5}],
+        ),
         "remove": (lambda library: library.remove("law"), lambda library: "law" not in library),
         "first router": (
             lambda library: library.save_router("fresh", {"x": torch.ones(2)}, {}),

@@ -357,6 +357,26 @@ def test_measurements_are_appended(library):
     assert len(library.metrics("law")) == 2
 
 
+def test_an_expert_comes_with_its_first_measurement(library):
+    library.add(make_expert("new", 3), measured={"perplexity": 3.5})
+    library.measure("new", {"perplexity": 3.25})
+    assert [each["perplexity"] for each in library.metrics("new")] == [3.5, 3.25]
+    with pytest.raises(ValueError, match="JSON compliant"):
+        library.add(make_expert("odd", 4), measured={"perplexity": float("nan")})
+    assert "odd" not in library
+    assert library.verify() == {}
+
+
+def test_what_a_removal_would_do_is_told_without_doing_it(library):
+    before = snapshot(library.path)
+    assert library.removal("law").removed == ("law",)
+    with pytest.raises(UnknownName, match="law"):
+        library.removal("lwa")
+    with pytest.raises(ConfigError, match="not both"):
+        library.removal("law", cascade=True, keep_descendants=True)
+    assert snapshot(library.path) == before
+
+
 def test_verify_names_every_kind_of_damage(library):
     library.save_model("duo", {"members": ["law", "gone"]})
     (library.path / "experts" / "law" / "card.json").unlink()

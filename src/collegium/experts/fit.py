@@ -61,6 +61,11 @@ class Origin:
     documents: Mapping[str, tuple[str, ...]] | None = None
     parents: Mapping[str, str] | None = None
 
+    @classmethod
+    def of(cls, domain: Domain) -> "Origin":
+        """Return what a card says of an expert of this domain; raises DataError under three documents."""
+        return cls(domain.name, domain.sources, domain.split().hashes)
+
 
 def fit_expert(
     base: Base,
@@ -106,7 +111,7 @@ def fit_domain(
         config=config,
         name=name or domain.name,
         label=domain.name,
-        origin=Origin(domain.name, domain.sources, split.hashes),
+        origin=Origin.of(domain),
         checkpoint=checkpoint,
         logger=logger,
     )

@@ -54,7 +54,7 @@ def fit_whole(
         weights=weights,
         name=name or domain.name,
         label=domain.name,
-        origin=Origin(domain.name, domain.sources, split.hashes),
+        origin=Origin.of(domain),
         checkpoint=checkpoint,
         logger=logger,
     )

@@ -186,8 +186,7 @@ def run_tasks(
 def domain_task(domain: Domain, config: FitConfig, work: Path) -> Task:
     """Return the task of making a domain's expert; raises DataError under three documents."""
     split = domain.split()
-    origin = Origin(domain.name, domain.sources, split.hashes)
-    return Task(domain.name, split.train, split.dev, config, work / domain.name, domain.name, origin)
+    return Task(domain.name, split.train, split.dev, config, work / domain.name, domain.name, Origin.of(domain))
 
 
 def threads_each(workers: int) -> int:

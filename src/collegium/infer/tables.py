@@ -156,7 +156,7 @@ def ensemble_scores(
         log_likelihoods=columns if router.needs_likelihoods else None,
         domains=table.text.domains,
     )
-    routing = routing if top_k is None else routing.top_k(top_k)
+    routing = routing.top_k(top_k)
     return combine(routing, columns), routing
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from collegium.core.errors import CorruptExpert, LibraryError, UnknownName
+from collegium.core.errors import ConfigError, CorruptExpert, LibraryError, UnknownName
 from collegium.core.tables import nearest
 from collegium.library.removal import Removal
 from collegium.library.shelves import read_router_card
@@ -22,6 +22,8 @@ class Plan:
 
 def plan_removal(library: "Library", name: str, *, cascade: bool, keep_descendants: bool) -> Plan:
     """Return what removing a name means; raises UnknownName, or LibraryError naming what was made from it."""
+    if cascade and keep_descendants:
+        raise ConfigError("give either cascade or keep_descendants, not both.")
     if name in library.router_names():
         return Plan((f"routers/{name}",), Removal((name,)))
     models = {each: _members(library, each) for each in library.model_names()}

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from collegium.core.cards import ExpertCard, Fingerprint, to_json
-from collegium.core.errors import ConfigError, CorruptExpert, LibraryError, NameTaken, ResourceError, UnknownName
+from collegium.core.errors import CorruptExpert, LibraryError, NameTaken, ResourceError, UnknownName
 from collegium.core.files import (
     STAGING_PREFIX,
     disk_errors,
@@ -21,6 +21,7 @@ from collegium.core.files import (
     staging_folder,
     sync_tree,
     write_bytes,
+    write_new,
     write_text,
 )
 from collegium.core.names import check_name
@@ -29,13 +30,12 @@ from collegium.core.tensors import tensor_bytes
 from collegium.experts import (
     Expert,
     check_expert,
-    is_peft_folder,
     load_expert,
     read_card,
-    read_peft,
     save_expert,
 )
 from collegium.library import shelves
+from collegium.library.incoming import received
 from collegium.library.index import Index, Row
 from collegium.library.lineage import Lineage, descendants, lineage
 from collegium.library.manifest import MANIFEST_FILE, Defaults, Manifest, read_manifest, write_manifest
@@ -202,17 +202,26 @@ class Library:
 
     # -- experts in and out -------------------------------------------------------------------------------------
 
-    def add(self, expert: Expert | str | Path, name: str | None = None, *, trust_base: bool = False) -> ExpertCard:
+    def add(
+        self,
+        expert: Expert | str | Path,
+        name: str | None = None,
+        *,
+        trust_base: bool = False,
+        measured: Mapping[str, Any] | None = None,
+    ) -> ExpertCard:
         """Add an expert of ours or a PEFT folder, whole or not at all, and return its card as kept.
 
         name:       default = the expert's, or the folder's.
         trust_base: do not warn that an expert from elsewhere does not name its base.
+        measured:   its first measurement (its learning curve), there from the moment the expert is.
 
         Raises NameTaken, IncompatibleExpert, CorruptExpert, or ResourceError when the disk is full.
         """
         self._check_writable(experts=True)
-        expert = self._received(expert, name)
-        check_expert(expert, base=self.base_fingerprint, sites=self._sites())
+        fingerprint, sites = self.base_fingerprint, self._sites()
+        expert = received(expert, name, base=self.base, fingerprint=fingerprint, sites=sites)
+        check_expert(expert, base=fingerprint, sites=sites)
         self._check_free(expert.name)
         if expert.card.base is None and not trust_base:
             warnings.warn(
@@ -224,6 +233,8 @@ class Library:
         target = self._folder(expert.name)
         with disk_errors(target), staging_folder(self.path) as aside:
             card = save_expert(expert, aside)
+            if measured is not None:
+                write_new(aside / shelves.METRICS_FILE, shelves.metrics_line(measured).encode())
             sync_tree(aside)
             with self._writing():
                 self._check_free(expert.name)
@@ -243,24 +254,29 @@ class Library:
         from collegium.library.dependents import plan_removal
 
         self._check_writable(experts=True)
-        if cascade and keep_descendants:
-            raise ConfigError("give either cascade or keep_descendants, not both.")
         with self._writing():
             plan = plan_removal(self, name, cascade=cascade, keep_descendants=keep_descendants)
             remove_entries(self.path, plan.entries)
         self._index.rows()
         return plan.removal
 
+    def removal(self, name: str, *, cascade: bool = False, keep_descendants: bool = False) -> Removal:
+        """Return what `remove` would do, and raise what it would raise; nothing is touched."""
+        from collegium.library.dependents import plan_removal
+
+        self._check_writable(experts=True)
+        return plan_removal(self, name, cascade=cascade, keep_descendants=keep_descendants).removal
+
     def measure(self, name: str, record: Mapping[str, Any]) -> None:
         """Append a measurement to an expert's metrics."""
         with self._writing():
             self._row(name)
-            shelves.append_metrics(self._folder(name) / "metrics.jsonl", record, staging=self.path)
+            shelves.append_metrics(self._folder(name) / shelves.METRICS_FILE, record, staging=self.path)
 
     def metrics(self, name: str) -> list[dict[str, Any]]:
         """Return an expert's measurements, oldest first."""
         self._row(name)
-        return shelves.read_metrics(self._folder(name) / "metrics.jsonl")
+        return shelves.read_metrics(self._folder(name) / shelves.METRICS_FILE)
 
     def set_defaults(
         self, *, router: str | None = None, composition: str | None = None, top_k: int | None = None
@@ -345,22 +361,6 @@ class Library:
             raise ResourceError(f"the library {self.path} was opened read-only; open it without read_only to write.")
         if experts and self._only is not None:
             raise LibraryError("this is a part of a library; add to and remove from the library itself.")
-
-    def _received(self, expert: Expert | str | Path, name: str | None) -> Expert:
-        if isinstance(expert, Expert):
-            return expert if name is None else expert.renamed(check_name(name))
-        folder = Path(expert)
-        if not folder.is_dir():
-            raise LibraryError(f"there is no folder {folder}; give the folder of an expert or of a PEFT adapter.")
-        if not is_peft_folder(folder):
-            found = load_expert(folder, base=self.base_fingerprint, sites=self._sites())
-            return found if name is None else found.renamed(check_name(name))
-        if self.base is None:
-            raise LibraryError(
-                f"{folder} comes from elsewhere, so its layers must be compared with the base's: "
-                "open the library with its base, Library(path, base=load_base(...))."
-            )
-        return read_peft(folder, self.base, name=name)
 
     def _check_free(self, name: str, *, what: str = "expert") -> None:
         check_name(name, what=what)

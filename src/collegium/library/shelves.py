@@ -27,6 +27,7 @@ from collegium.core.tables import nearest
 from collegium.core.tensors import read_tensors, tensor_bytes
 
 ROUTER_CARD = "card.json"
+METRICS_FILE = "metrics.jsonl"
 
 
 def folder_names(folder: Path, *, suffix: str = "") -> tuple[str, ...]:
@@ -117,9 +118,13 @@ def read_model(root: Path, name: str) -> dict[str, Any]:
 
 def append_metrics(path: Path, record: Mapping[str, Any], *, staging: Path) -> None:
     """Append one line of JSON, whole or not at all; the library's lock must be held."""
-    line = json.dumps(dict(record), sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     before = path.read_bytes() if path.is_file() else b""
-    write_bytes(path, before + line.encode(), staging=staging)
+    write_bytes(path, before + metrics_line(record).encode(), staging=staging)
+
+
+def metrics_line(record: Mapping[str, Any]) -> str:
+    """Return a measurement as its line of a metrics file."""
+    return json.dumps(dict(record), sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

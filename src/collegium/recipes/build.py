@@ -41,6 +41,7 @@ from collegium.routers import default
 
 DEFAULT = Way("ensemble", default())
 EVAL_TOKENS = 4096
+FULL_EVAL_TOKENS = 32_768
 """Held-out tokens a domain in every budget but `full`: half of what `eval` takes, to leave time for training."""
 FITTED = ("classifier", "cluster", "cached_prior")
 """The routers that a build fits."""
@@ -147,14 +148,14 @@ def against(
     watch: Watch,
 ) -> list[dict[str, Any]]:
     """Return the rows of what `--budget full` compares with: dense training at equal tokens, cluster experts."""
-    dense = dense_rows(base, corpus, table, plan, parts, watch=watch)
+    dense = dense_rows(base, corpus, table, plan, parts, folder=folder, watch=watch)
     return dense + cluster_rows(base, clusters, table, plan.fit, parts, folder=folder, seed=plan.fit.seed, watch=watch)
 
 
 def planned(config: BuildConfig, base: Base, corpus: Corpus, parts: Parts) -> Plan:
     """Return the plan, measured once: a run that is resumed keeps its steps."""
     budget = parse_budget(config.budget, minutes=10.0)
-    eval_tokens = None if config.budget == "full" else EVAL_TOKENS
+    eval_tokens = FULL_EVAL_TOKENS if config.budget == "full" else EVAL_TOKENS
     threads = torch.get_num_threads()
     fit = replace(config.fit, seed=config.common.seed, threads=threads)
     kept: dict[str, Plan] = {}

@@ -1,16 +1,21 @@
 """Dense baselines at equal tokens: one adapter trained on the union of the domains, of rank r and of rank K r."""
 
 import math
+import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from collegium.compose import Mix, attach_expert
+from collegium.core.cards import content_hash
 from collegium.core.randomness import generator
 from collegium.data import Corpus, Document
-from collegium.experts import FitConfig, Trained, fit_documents
+from collegium.experts import Expert, FitConfig, fit_documents
 from collegium.infer import HeldOut, TokenTable, perplexities, score_text
+from collegium.library import Library
 from collegium.models import Base
 from collegium.recipes.building.parts import Parts, text_key
 from collegium.recipes.building.plan import Plan
@@ -31,45 +36,63 @@ def union(corpus: Corpus, *, seed: int) -> tuple[tuple[Document, ...], tuple[Doc
 
 
 def dense_rows(
-    base: Base, corpus: Corpus, table: TokenTable, plan: Plan, parts: Parts, *, watch: Watch
+    base: Base, corpus: Corpus, table: TokenTable, plan: Plan, parts: Parts, *, folder: Path, watch: Watch
 ) -> list[dict[str, Any]]:
-    """Return the baselines' rows of the comparison: as many tokens as all experts together."""
+    """Return the baselines' rows of the comparison: as many tokens as all experts together.
+
+    Every learning rate's adapter lies in a library of their own in the run's folder; a run that was interrupted goes
+    on from there.
+    """
     many, fit = len(corpus.names), plan.fit
+    train, dev = union(corpus, seed=fit.seed)
+    drawn = content_hash([asdict(fit), [each.hash for each in (*train, *dev)]])[:8]
+    library = Library(folder / f"dense-{drawn}", base=base, base_reference=base.name)
     rows = []
     for label, rank in (("dense", fit.rank), (f"dense rank {many * fit.rank}", many * fit.rank)):
-        config = replace(fit, rank=rank, steps=many * fit.steps)
-
-        def compute(config: FitConfig = config, label: str = label) -> dict[str, Any]:
-            return _row(base, corpus, table.text, config, label=label, watch=watch)
-
-        key = [asdict(config), list(LEARNING_RATES), list(corpus.names), base.fingerprint.short, text_key(table.text)]
-        rows.append(parts.values(label.replace(" ", "-"), inputs=key, compute=compute))
+        tried = []
+        for number, rate in enumerate(LEARNING_RATES):
+            name = f"{label.replace(' ', '-')}-{number}"
+            config = replace(fit, rank=rank, steps=many * fit.steps, learning_rate=rate)
+            fit_into(base, library, name, train, dev=dev, config=config, folder=folder, watch=watch)
+            tried.append(name)
+        best = min(tried, key=lambda name: best_loss(library, name))
+        key = [library.card(best).recipe_hash, drawn, base.fingerprint.short, text_key(table.text)]
+        row = parts.values(best, inputs=key, compute=lambda best=best: _judged(base, library[best], table.text))
+        rows.append({"name": label, **row})
     return rows
 
 
-def _row(base: Base, corpus: Corpus, text: HeldOut, config: FitConfig, *, label: str, watch: Watch) -> dict[str, Any]:
-    train, dev = union(corpus, seed=config.seed)
-    best: tuple[float, Trained] | None = None
-    for rate in LEARNING_RATES:
-        bar = StepBar(watch.begin(f"training {label}, learning rate {rate:g}", config.steps))
-        settings = replace(config, learning_rate=rate)
-        name = label.replace(" ", "-")
-        trained = fit_documents(base, train, dev=dev, config=settings, name=name, logger=bar)
-        bar.update(config.steps)
-        measured = trained.history.best
-        loss = math.inf if measured is None else measured.loss
-        if best is None or loss < best[0]:
-            best = (loss, trained)
-    assert best is not None
-    return _judged(base, best[1], text, label=label)
+def fit_into(
+    base: Base,
+    library: Library,
+    name: str,
+    train: Sequence[Document],
+    *,
+    dev: Sequence[Document],
+    config: FitConfig,
+    folder: Path,
+    watch: Watch,
+) -> None:
+    """Train an adapter on any documents and add it, unless the library has it."""
+    if name in library:
+        return
+    bar = StepBar(watch.begin(f"training {name}, learning rate {config.learning_rate:g}", config.steps))
+    checkpoint = folder / "checkpoints" / library.path.name / name
+    trained = fit_documents(base, train, dev=dev, config=config, name=name, checkpoint=checkpoint, logger=bar)
+    bar.update(config.steps)
+    library.add(trained.expert, measured=trained.curve)
+    shutil.rmtree(checkpoint, ignore_errors=True)
 
 
-def _judged(base: Base, trained: Trained, text: HeldOut, *, label: str) -> dict[str, Any]:
-    expert = trained.expert
-    name = expert.card.name
-    model = Mix(base, {name: attach_expert(base, expert)}, fixed({name: 1.0}).bind((name,)))
+def best_loss(library: Library, name: str) -> float:
+    """Return an adapter's lowest held-out loss."""
+    curve = next(each for each in library.metrics(name) if each.get("kind") == "training")
+    return min((loss for _, loss in curve["held_out"]), default=math.inf)
+
+
+def _judged(base: Base, expert: Expert, text: HeldOut) -> dict[str, Any]:
+    model = Mix(base, {expert.name: attach_expert(base, expert)}, fixed({expert.name: 1.0}).bind((expert.name,)))
     return {
-        "name": label,
         "reference": None,
         "perplexity": perplexities(score_text(model, text), text),
         "experts_evaluated": 1.0,

@@ -41,11 +41,19 @@ def route_to(library: Library, domain: Domain) -> list[str]:
 
 
 def remove_expert(library: Library, name: str, *, cascade: bool = False, keep_descendants: bool = False) -> list[str]:
-    """Remove an expert and its routers' rows; return what may still carry a trace of it.
+    """Remove an expert and its routers' rows, and those of its descendants; return what may still carry a trace.
 
-    Raises LibraryError when others descend from it, unless told what to do with them.
+    The rows go first: killed in between, the expert is still there and the same call finishes.
+    Raises what `Library.remove` raises, before anything is touched.
     """
+    going = library.removal(name, cascade=cascade, keep_descendants=keep_descendants).removed
+    traces = [line for each in going if each in library for line in _unroute(library, each)]
     library.remove(name, cascade=cascade, keep_descendants=keep_descendants)
+    return traces
+
+
+def _unroute(library: Library, name: str) -> list[str]:
+    """Take an expert's rows out of the routers; return which of them learned from its texts."""
     traces = []
     for router, shrink in _SHRINK.items():
         if router not in library.router_names():

@@ -183,8 +183,7 @@ def train_domains(
 
     def keep(outcome: Outcome) -> None:
         assert outcome.expert is not None
-        library.add(outcome.expert)
-        library.measure(outcome.name, dict(outcome.curve or {}))
+        library.add(outcome.expert, measured=outcome.curve)
         bars[outcome.name](fit.steps)
         for warning in outcome.expert.card.warnings:
             watch.say(f"{outcome.name}: {warning}")

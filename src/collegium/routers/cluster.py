@@ -124,7 +124,7 @@ class ClusterRouter:
             later.append(text)
             rows.append(torch.stack(weights) if weights else text.weights.new_zeros(0, len(self.experts)))
         routing = Routing(self.experts, torch.stack(rows))
-        return (routing if self.top_k is None else routing.top_k(self.top_k)), later
+        return routing.top_k(self.top_k), later
 
     def _read(self, text: _Text, token: int) -> _Text:
         if token < 0:

