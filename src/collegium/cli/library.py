@@ -210,7 +210,8 @@ def run_remove(config: RemoveConfig, screen: Screen) -> Outcome:
     if config.dry_run:
         plan = library.removal(config.name, cascade=config.cascade, keep_descendants=not config.cascade)
         made = [*plan.kept, *(each for each in plan.removed if each != config.name)]
-        screen.say(f"would remove {', '.join(plan.removed)}" + (f"; made from {config.name}: {made}" if made else ""))
+        ending = f"; made from {config.name}: {', '.join(made)}" if made else ""
+        screen.say(f"would remove {', '.join(plan.removed)}{ending}")
         return Outcome({"would_remove": list(plan.removed), "descendants": made})
     plan = library.removal(config.name, cascade=config.cascade, keep_descendants=config.keep_descendants)
     traces = remove_expert(library, config.name, cascade=config.cascade, keep_descendants=config.keep_descendants)
