@@ -50,7 +50,7 @@ def built(texts: Path, pico_folder: Path, tmp_path_factory: pytest.TempPathFacto
         window=64,
         context=16,
         out=root / "out",
-        fit=FIT,
+        fit=dataclasses.replace(FIT, steps=build.FULL_STEPS),
         common=COMMON,
     )
     log = Log()
@@ -117,6 +117,12 @@ def test_a_dry_run_shows_the_plan_and_makes_nothing(built, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+def test_steps_beside_a_budget_that_decides_them_are_refused(built):
+    config = dataclasses.replace(built[0], fit=dataclasses.replace(FIT, steps=30))
+    with pytest.raises(ConfigError, match=r"--budget 15360 .* --budget full --steps 30"):
+        build.run(config, watch=Silent())
+
+
 def test_dry_runs_of_the_other_commands_make_nothing(built, texts, tmp_path):
     library = tmp_path / "none"
     config = train.TrainConfig(data=texts, library=library, base=built[0].base, dry_run=True, fit=FIT, common=COMMON)
@@ -131,9 +137,8 @@ def test_dry_runs_of_the_other_commands_make_nothing(built, texts, tmp_path):
 
 
 def test_the_full_budget_adds_dense_baselines_and_cluster_experts(built, tmp_path, monkeypatch):
-    config = dataclasses.replace(
-        built[0], library=tmp_path / "library", out=tmp_path / "out", budget="full", full_steps=4
-    )
+    few = dataclasses.replace(FIT, steps=4)
+    config = dataclasses.replace(built[0], library=tmp_path / "library", out=tmp_path / "out", budget="full", fit=few)
     result = build.run(config, watch=Silent()).result
     names = [row["name"] for row in result["baselines"]]
     assert names[:2] == ["dense", "dense rank 12"]

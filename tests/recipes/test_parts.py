@@ -60,27 +60,25 @@ def speeds(monkeypatch):
 
 @pytest.mark.parametrize("minutes", [5.0, 10.0, 60.0])
 def test_a_plan_stays_within_its_time(speeds, minutes):
-    plan = planning.make_plan(
-        pico_base(), CORPUS, FIT, budget=Budget(seconds=60 * minutes), eval_tokens=4096, full_steps=1
-    )
+    plan = planning.make_plan(pico_base(), CORPUS, FIT, budget=Budget(seconds=60 * minutes), eval_tokens=4096)
     assert 0.8 * 60 * minutes < plan.expected_seconds <= 60 * minutes
 
 
 def test_a_full_plan_counts_what_it_compares_with(speeds):
     few = planning.make_plan(pico_base(), CORPUS, FIT, budget=Budget(tokens=20 * 128), eval_tokens=0)
-    full = planning.make_plan(pico_base(), CORPUS, FIT, budget=Budget(), eval_tokens=0, full_steps=20)
+    full = planning.make_plan(pico_base(), CORPUS, dataclasses.replace(FIT, steps=20), budget=Budget(), eval_tokens=0)
     assert few.fit.steps == full.fit.steps == 20
     assert full.expected_seconds > 7 * few.expected_seconds
 
 
 def test_a_token_budget_is_spent_per_expert(speeds):
-    plan = planning.make_plan(pico_base(), CORPUS, FIT, budget=Budget(tokens=12_800), eval_tokens=4096, full_steps=1)
+    plan = planning.make_plan(pico_base(), CORPUS, FIT, budget=Budget(tokens=12_800), eval_tokens=4096)
     assert plan.fit.steps == 12_800 // FIT.tokens_per_step
     assert "12,800 tokens each" in "\n".join(plan.lines())
 
 
 def test_a_plan_that_does_not_fit_the_disk_is_refused(speeds, tmp_path):
-    plan = planning.make_plan(pico_base(), CORPUS, FIT, budget=Budget(tokens=12_800), eval_tokens=0, full_steps=1)
+    plan = planning.make_plan(pico_base(), CORPUS, FIT, budget=Budget(tokens=12_800), eval_tokens=0)
     planning.check_disk(plan, tmp_path / "not" / "yet")
     with pytest.raises(ResourceError, match="MB free"):
         planning.check_disk(dataclasses.replace(plan, disk_bytes=10**18), tmp_path)

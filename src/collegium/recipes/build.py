@@ -10,6 +10,7 @@ import torch
 from tyro.conf import OmitArgPrefixes, Positional
 
 from collegium.compose import Cast, Ensemble, assemble, textless_weights
+from collegium.core.errors import ConfigError
 from collegium.core.files import write_text
 from collegium.core.routing import BASE
 from collegium.data import Corpus, Domain, read_domains
@@ -41,8 +42,10 @@ from collegium.routers import default
 
 DEFAULT = Way("ensemble", default())
 EVAL_TOKENS = 4096
-FULL_EVAL_TOKENS = 32_768
 """Held-out tokens a domain in every budget but `full`: half of what `eval` takes, to leave time for training."""
+FULL_EVAL_TOKENS = 32_768
+FULL_STEPS = 240
+"""Steps an expert under `--budget full`, unless others are given."""
 FITTED = ("classifier", "cluster", "cached_prior")
 """The routers that a build fits."""
 RUN_ROUTERS = {"mix": ("uniform", "posterior"), "merge": ("uniform", "cached_prior")}
@@ -61,8 +64,6 @@ class BuildConfig:
     """The base model: smollm2-135m, a folder, or hf:owner/name@revision."""
     budget: str = "reduced"
     """`reduced` (10 minutes), a time (30m), tokens an expert (200k), or `full` (dense baselines too)."""
-    full_steps: int = 240
-    """Steps an expert under `--budget full`."""
     window: int = 128
     """Tokens a window of held-out text."""
     context: int = 32
@@ -73,8 +74,8 @@ class BuildConfig:
     """Where the report and resumable parts go; default runs/build-HASH."""
     dry_run: bool = False
     """Measure and show the plan, then stop."""
-    fit: OmitArgPrefixes[FitConfig] = field(default_factory=lambda: FitConfig(layers="top:10"))
-    """How each expert is trained; steps follow from the budget."""
+    fit: OmitArgPrefixes[FitConfig] = field(default_factory=lambda: FitConfig(layers="top:10", steps=FULL_STEPS))
+    """How each expert is trained; --steps counts under `--budget full`, every other budget decides it."""
     common: OmitArgPrefixes[Common] = field(default_factory=Common)
     """Seed and machine."""
 
@@ -85,6 +86,7 @@ def run(config: BuildConfig, *, watch: Watch, command: str = "build") -> RunCard
     Every stage leaves its result in the run's folder or the library; a run that was interrupted goes on from there.
     """
     start = time.perf_counter()
+    check_steps(config)
     corpus = read_domains(config.data, columns=config.columns or None)
     for domain in corpus:
         domain.split()  # a domain that is too small is told before anything is loaded
@@ -136,6 +138,16 @@ def run(config: BuildConfig, *, watch: Watch, command: str = "build") -> RunCard
     return card
 
 
+def check_steps(config: BuildConfig) -> None:
+    """Raise ConfigError when steps are given beside a budget that decides them."""
+    if config.budget != "full" and config.fit.steps != FULL_STEPS:
+        raise ConfigError(
+            f"--steps {config.fit.steps} and --budget {config.budget} both say how long to train. Give --budget "
+            f"{config.fit.steps * config.fit.tokens_per_step} for as many tokens an expert, or --budget full --steps "
+            f"{config.fit.steps} with all comparisons."
+        )
+
+
 def against(
     base: Base,
     corpus: Corpus,
@@ -161,13 +173,11 @@ def planned(config: BuildConfig, base: Base, corpus: Corpus, parts: Parts) -> Pl
     kept: dict[str, Plan] = {}
 
     def measure() -> dict[str, Any]:
-        kept["plan"] = make_plan(
-            base, corpus, fit, budget=budget, eval_tokens=eval_tokens, full_steps=config.full_steps
-        )
+        kept["plan"] = make_plan(base, corpus, fit, budget=budget, eval_tokens=eval_tokens)
         return {"steps": kept["plan"].fit.steps, **kept["plan"].to_json()}
 
     machine = [base.fingerprint.short, str(base.device), str(base.dtype)]
-    asked = [list(corpus.names), config.budget, config.full_steps, asdict(fit)]
+    asked = [list(corpus.names), config.budget, asdict(fit)]
     found = parts.values("plan", inputs=[machine, asked], compute=measure)
     if "plan" in kept:
         return kept["plan"]

@@ -26,8 +26,8 @@ class DemoConfig:
     """`reduced` (10 minutes), a time (30m), tokens an expert (200k), or `full` (dense baselines too)."""
     dry_run: bool = False
     """Measure and show the plan, then stop."""
-    fit: OmitArgPrefixes[FitConfig] = field(default_factory=lambda: FitConfig(layers="top:10"))
-    """How each expert is trained; steps follow from the budget."""
+    fit: OmitArgPrefixes[FitConfig] = field(default_factory=lambda: FitConfig(layers="top:10", steps=build.FULL_STEPS))
+    """How each expert is trained; --steps counts under `--budget full`, every other budget decides it."""
     common: OmitArgPrefixes[Common] = field(default_factory=Common)
     """Seed and machine."""
 
@@ -49,6 +49,7 @@ def build_config(config: DemoConfig) -> build.BuildConfig:
 def run(config: DemoConfig, *, watch: Watch) -> RunCard:
     """Return the run's card, as `build` does, after fetching the texts."""
     resolved = build_config(config)
+    build.check_steps(resolved)
     if not resolved.data.exists():
         watch.say("fetching the demo texts: code, speeches, drama, chat")
         pull(resolved.data)

@@ -88,19 +88,18 @@ def make_plan(
     *,
     budget: Budget,
     eval_tokens: int,
-    full_steps: int = 0,
     train_speed: float | None = None,
 ) -> Plan:
     """Return the plan for a budget: in a budget of time the experts' steps are what is left after evaluation.
 
-    budget:      of time, of tokens an expert, or neither (`full`: `full_steps` steps each, and all comparisons).
+    budget:      of time, of tokens an expert, or neither (`full`: the steps of `fit`, and all comparisons).
     train_speed: tokens a second where it was measured already.
     """
     train, score = train_speed or tokens_per_second(base, fit), scoring_tokens_per_second(base)
     many = len(corpus.names)
     full = budget.seconds is None and budget.tokens is None
-    step_tokens = fit.batch * fit.window * fit.accumulation
-    judged = judging_seconds(many, score, eval_tokens, fit, base)
+    step_tokens = fit.tokens_per_step
+    judged = judging_seconds(many, score, eval_tokens, fit, base, full=full)
     measured = fit.dev_tokens / score / fit.evaluate_every
     step_seconds = step_tokens / train + measured
     if budget.seconds is not None:
@@ -109,7 +108,7 @@ def make_plan(
     elif budget.tokens is not None:
         steps = budget.tokens // step_tokens
     else:
-        steps = full_steps
+        steps = fit.steps
     resolved = replace(fit, steps=max(LEAST_STEPS, steps))
     adapter = 4 * fit.rank * sum(sum(shape) for shape in base.linear_sites(fit.targets, fit.layers).values())
     fits = many * (1 + FULL_FITS) if full else many
@@ -130,8 +129,13 @@ def make_plan(
     )
 
 
-def judging_seconds(experts: int, score_speed: float, eval_tokens: int, fit: FitConfig, base: Base) -> float:
-    """Return the seconds that the table, mix, merge, samples and the rest take: forwards times tokens."""
+def judging_seconds(
+    experts: int, score_speed: float, eval_tokens: int, fit: FitConfig, base: Base, *, full: bool
+) -> float:
+    """Return the seconds that the table, mix, merge, samples and the rest take: forwards times tokens.
+
+    full: dense baselines and cluster experts are judged too.
+    """
     if eval_tokens == 0:
         return 0.0
     blocks = len(base.blocks)
@@ -139,8 +143,9 @@ def judging_seconds(experts: int, score_speed: float, eval_tokens: int, fit: Fit
     share = adapted_share(adapted, blocks)
     table = (1 - share) + share * (experts + 1)
     mixes, merges = 2 + 0.25 * table, 2
+    compared = 2 + table if full else 0
     newcomer = 3 * table * experts * 256
-    return (experts * eval_tokens * (table + mixes + merges) + newcomer) / score_speed + SETTING_SECONDS
+    return (experts * eval_tokens * (table + mixes + merges + compared) + newcomer) / score_speed + SETTING_SECONDS
 
 
 def adapted_share(paths: set[str], blocks: int) -> float:
