@@ -7,6 +7,7 @@ import pytest
 
 from collegium.claims import Experiment, add_analysis, claims_page, list_claims, problems, read_ledger, run_claims
 from collegium.claims.results import read_result, read_results
+from collegium.claims.tables import read_table
 from collegium.core.errors import ConfigError
 
 ROW = """
@@ -73,7 +74,10 @@ def test_claims_share_pieces_and_come_out(places):
     assert len(counted.ran) == len(set(counted.ran)) == 11
     result = read_result(places["results"] / "M2-toy.json")
     assert result.parts[0].values == (10.5, 11.5, 12.5, 13.5, 14.5)
-    assert (result.command, len(result.rows)) == ("the command", 5)
+    assert result.command == "the command"
+    assert found[1].result.table == result.table, "one table for both"
+    rows = read_table(result.table, folder=places["results"])
+    assert [row["value"] for row in rows] == [0.5, 1.5, 2.5, 3.5, 4.5]
 
 
 def test_an_interrupted_run_goes_on(places):
@@ -162,7 +166,12 @@ def test_the_list_and_the_page_say_what_was_not_run(places):
     run_claims(["M2"], experiments=Counted().table(), **places)
     listed = list_claims(ledger=places["ledger"], results=places["results"])
     assert [(each.claim.key, each.result is None) for each in listed] == [("M2-toy", False), ("M10-toy", True)]
-    page = claims_page(read_ledger(places["ledger"]), read_results(places["results"]))
+    results = read_results(places["results"])
+    name = results["M2-toy"].table
+    tables = {name: read_table(name, folder=places["results"])}
+    page = claims_page(read_ledger(places["ledger"]), results, tables)
+    assert f"### `{name}`: M2" in page
+    assert "| a | 2.5 |" in page
     assert "### M2 (toy): holds" in page
     assert "### M10 (toy): not run" in page
     assert "| ours | 1 | 0 | 0 | 1 |" in page

@@ -10,6 +10,7 @@ from collegium.claims import EXPERIMENTS, read_ledger, run_claims
 from collegium.claims.small import small_experiment
 from collegium.claims.small_setup import chunks, dev_name, materials, passages
 from collegium.claims.small_train import random_parts
+from collegium.claims.tables import read_table
 from collegium.core.errors import DataError
 from collegium.data import Document
 from collegium.testing.pico import byte_tokenizer, pico_base
@@ -65,7 +66,8 @@ def test_all_small_claims_come_out_of_one_pico_experiment(pico_texts, pico_setti
     assert all(each.state == "measured" for each in outcomes)
     by_id = {each.claim.id: each.result for each in outcomes}
     assert by_id["M6"].verdict == "holds"
-    _check_rows(by_id["M2"].rows, pico_texts)
+    assert len({each.table for each in by_id.values()}) == 1
+    _check_rows(read_table(by_id["M2"].table, folder=tmp_path / "results"), pico_texts)
     pieces = [path for path in (tmp_path / "run" / "small").rglob("*.json") if path.parent.name.startswith("seed-")]
     assert len({path.parent.name for path in pieces}) == 3
     judged = json.loads((tmp_path / "run" / "small" / "seed-0" / "judged.json").read_text())["result"]

@@ -34,7 +34,8 @@ class Result:
     """What one run of a claim gave.
 
     claim_hash: the ledger row it was measured for.
-    rows:       the experiment's own table (perplexity, parameters, tokens, seconds ... of every model), per seed.
+    table:      name of the experiment's table in `tables` (perplexity, parameters, tokens, seconds ... of every model,
+                per seed), which claims of one run share; "" = none.
     analysis:   why, in words; required once the verdict is `fails`.
     earlier:    results that this one replaced.
     """
@@ -49,7 +50,7 @@ class Result:
     command: str
     machine: str
     seconds: float
-    rows: tuple[Mapping[str, Any], ...] = ()
+    table: str = ""
     analysis: str = ""
     earlier: tuple[Mapping[str, Any], ...] = ()
 
@@ -103,7 +104,7 @@ def read_result(path: Path) -> Result:
     try:
         raw = json.loads(path.read_text())
         parts = tuple(PartResult(**{**part, "values": tuple(part["values"])}) for part in raw.pop("parts"))
-        for key in ("seeds", "rows", "earlier"):
+        for key in ("seeds", "earlier"):
             raw[key] = tuple(raw[key])
         result = Result(parts=parts, **raw)
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:

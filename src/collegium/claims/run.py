@@ -11,6 +11,7 @@ from collegium.claims.experiment import SHARED, Experiment, PieceResult, Place
 from collegium.claims.experiments import EXPERIMENTS
 from collegium.claims.ledger import LEDGER, Claim, read_ledger
 from collegium.claims.results import RESULTS, Result, judge_claim, read_result, read_results, write_result
+from collegium.claims.tables import keep_table
 from collegium.core.cards import content_hash, to_json
 from collegium.core.errors import ConfigError
 from collegium.core.files import write_text
@@ -79,7 +80,7 @@ def run_claims(
         if done is None:
             outcomes.append(Outcome(claim, "unfinished", None))
             continue
-        result = _result(claim, experiment, done, command)
+        result = _result(claim, experiment, done, command, folder=results)
         write_result(result, folder=results, replace=replace)
         progress(f"{claim.key}: {result.verdict}")
         outcomes.append(Outcome(claim, "measured", result))
@@ -105,11 +106,17 @@ def choose_claims(claims: tuple[Claim, ...], ids: Iterable[str], scale: str | No
 
 
 def _result(
-    claim: Claim, experiment: Experiment, done: Mapping[int, Mapping[str, dict[str, Any]]], command: str
+    claim: Claim,
+    experiment: Experiment,
+    done: Mapping[int, Mapping[str, dict[str, Any]]],
+    command: str,
+    *,
+    folder: Path,
 ) -> Result:
     plain = {seed: {name: piece["result"] for name, piece in pieces.items()} for seed, pieces in done.items()}
     verdict, parts = judge_claim(claim, {seed: experiment.measure(pieces) for seed, pieces in plain.items()})
     pieces = [piece for each in done.values() for piece in each.values()]
+    rows = [{"seed": seed, **row} for seed, each in plain.items() for row in experiment.rows(each)]
     stored = {(piece["seed"], piece["piece"]): piece["seconds"] for piece in pieces}
     return Result(
         id=claim.id,
@@ -122,7 +129,7 @@ def _result(
         command=command,
         machine="; ".join(sorted({piece["machine"] for piece in pieces})),
         seconds=round(sum(stored.values()), 1),
-        rows=tuple({"seed": seed, **row} for seed, each in plain.items() for row in experiment.rows(each)),
+        table=keep_table(rows, label=claim.experiment, folder=folder),
     )
 
 
