@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from collegium.core.errors import DataError
-from collegium.data import Document, Message, Windows, cut, encode, pack
+from collegium.data import Document, Message, Windows, cut, encode, join_windows, pack
 
 Texts = Callable[..., tuple[Document, ...]]
 Packer = Callable[..., Windows]
@@ -217,3 +217,16 @@ def test_taken_windows_are_the_same_windows(texts: Texts, plain_bytes: Any) -> N
     taken = windows.take(torch.tensor([2, 0]))
     assert taken.tokens.tolist() == [windows.tokens[2].tolist(), windows.tokens[0].tolist()]
     assert replace(taken).lengths.tolist() == [windows.lengths[2], windows.lengths[0]]
+
+
+def test_joined_windows_are_the_same_windows(texts: Texts, plain_bytes: Any) -> None:
+    narrow, wide = cut(texts(5), plain_bytes), pack(texts(40, 9), plain_bytes, window=16, seed=0)
+    joined = join_windows([narrow, wide])
+    assert joined.tokens.shape == (len(narrow) + len(wide), 16)
+    assert stretches(joined) == stretches(narrow) + stretches(wide)
+    assert joined.scored.sum() == narrow.scored.sum() + wide.scored.sum()
+    behind = torch.arange(16) >= joined.lengths[:, None]
+    assert (joined.segments[behind] == -1).all()
+    assert not joined.tokens[behind].any()
+    back = joined.take(torch.arange(len(narrow), len(joined)))
+    assert all(torch.equal(getattr(back, each.name), getattr(wide, each.name)) for each in fields(Windows))

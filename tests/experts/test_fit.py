@@ -9,8 +9,8 @@ import torch
 from collegium.core.cards import Source, content_hash
 from collegium.core.errors import ConfigError, DataError, NameTaken, ResourceError, TrainingError
 from collegium.data import Document, Domain, Message
-from collegium.experts.fit import fit_documents, fit_domain, fit_expert, fresh_weights
-from collegium.experts.objective import text_objective
+from collegium.experts.fit import fit_documents, fit_domain, fit_expert, fit_union, fresh_weights
+from collegium.experts.objective import Objective, Texts, text_objective
 from collegium.experts.payloads import Expert, LoraPayload
 from collegium.experts.recipe import FitConfig, memory_errors, resolve
 from collegium.models import Base, LoraWeights, RowPlan
@@ -54,9 +54,7 @@ def test_an_expert_gains_on_its_own_domain_and_the_base_is_as_it_was(pico):
 
 def test_the_first_measurement_is_the_base_and_the_last_is_the_expert(pico):
     trained = fit_domain(pico, LAW, config=CONFIG)
-    objective = text_objective(
-        pico, RowPlan.one("base"), train=LAW.split().train, dev=LAW.split().dev, config=CONFIG, label="law"
-    )
+    objective = text_objective(pico, RowPlan.one("base"), texts={"law": Texts.of(LAW)}, config=CONFIG, label="law")
     with torch.no_grad():
         assert objective.held_out() == pytest.approx(trained.history.evaluations[0].loss, abs=1e-6)
         assert isinstance(trained.expert.payload, LoraPayload)
@@ -171,7 +169,8 @@ def gradient_of(pico: Base, documents: tuple[Document, ...], scored: str) -> tup
     paths = [name.removesuffix(".a") for name in weights if name.endswith(".a")]
     pico.attach("new", {path: LoraWeights(weights[f"{path}.a"], weights[f"{path}.b"], 2.0) for path in paths})
     plan = RowPlan.one("new")
-    objective = text_objective(pico, plan, train=documents, dev=documents[:2], config=config, label="pairs")
+    texts = {"pairs": Texts(documents, documents[:2])}
+    objective = text_objective(pico, plan, texts=texts, config=config, label="pairs")
     if scored == "objective":
         loss = objective.loss(0, 0)
         total, count = loss.total, loss.count
@@ -210,18 +209,30 @@ def test_the_depth_dial_leaves_the_trunk_alone(pico):
     assert all(tensor.any() for tensor in tensors(expert).values())
 
 
+def objective_of(pico: Base, *domains: Domain, label: str, steps: int) -> Objective:
+    config = resolve(dataclasses.replace(CONFIG, steps=steps), "lora")
+    texts = {each.name: Texts.of(each) for each in domains}
+    return text_objective(pico, RowPlan.one("base"), texts=texts, config=config, label=label)
+
+
+def test_a_union_reads_the_very_windows_of_its_domains_experts(pico):
+    long = Domain("law", tuple(Document(text=each.text * 20) for each in LAW.documents if each.text))
+    apart = [objective_of(pico, each, label=each.name, steps=8) for each in (long, CODE)]
+    together = objective_of(pico, long, CODE, label="dense", steps=16)
+    for part in ("train", "dev"):
+        read = [getattr(each, part) for each in apart]
+        assert getattr(together, part).tokens.tolist() == [row for each in read for row in each.tokens.tolist()]
+    counts = [each.train.tokens_count for each in apart]
+    assert max(counts) < 1.5 * min(counts), "however much text a domain has"
+
+
 def test_a_union_of_domains_makes_a_dense_baseline(pico):
-    both = [LAW.split(), CODE.split()]
-    trained = fit_documents(
-        pico,
-        [document for split in both for document in split.train],
-        dev=[document for split in both for document in split.dev],
-        config=CONFIG,
-        name="dense",
-    )
-    assert trained.expert.card.domain is None
-    assert len(trained.expert.card.documents["train"]) == sum(len(split.train) for split in both)
-    assert trained.curve["held_out"][0] == [0, trained.history.evaluations[0].loss]
+    trained = fit_union(pico, [LAW, CODE], config=CONFIG, name="dense")
+    card, both = trained.expert.card, [LAW.split().hashes, CODE.split().hashes]
+    assert (card.domain, card.sources) == (None, LAW.sources)
+    assert card.documents == {part: both[0][part] + both[1][part] for part in both[0]}
+    evaluations = trained.history.evaluations
+    assert min(each.loss for each in evaluations) < evaluations[0].loss
 
 
 def test_a_domain_shorter_than_a_window_is_learnt(pico):

@@ -147,7 +147,7 @@ def test_the_full_budget_adds_dense_baselines_and_cluster_experts(built, tmp_pat
     assert [row["learning_rate"] in dense.LEARNING_RATES for row in result["baselines"][:2]] == [True, True]
     many = len(DOMAINS) * plan.LEAST_STEPS * FIT.tokens_per_step
     assert all(0.9 * many < row["tokens_seen"] <= many for row in result["baselines"][:2])
-    monkeypatch.setattr(dense, "fit_documents", None)
+    monkeypatch.setattr(dense, "fit_union", None)
     assert build.run(config, watch=Silent()).result["baselines"] == result["baselines"], "nothing is trained twice"
 
 

@@ -9,7 +9,7 @@ from collegium.data.documents import Corpus, Document, Domain, Message, Split
 from collegium.data.duplicates import NearDuplicate, near_duplicates
 from collegium.data.encoding import Encoded, encode
 from collegium.data.reading import read_domains
-from collegium.data.windows import Windows, cut, pack
+from collegium.data.windows import Windows, cut, join_windows, pack
 
 __all__ = [
     "DEMO_DOMAINS",
@@ -28,6 +28,7 @@ __all__ = [
     "describe",
     "discover",
     "encode",
+    "join_windows",
     "near_duplicates",
     "normalised_mutual_information",
     "pack",

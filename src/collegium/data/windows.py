@@ -1,8 +1,8 @@
-"""Windows of tokens: packed to train on, cut to evaluate on."""
+"""Windows of tokens: packed to train on, cut to evaluate on, joined."""
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Bool, Int
@@ -26,7 +26,7 @@ class Windows:
     scored:      tokens the loss counts; never the first of a segment, which nothing predicts.
     segments:    which piece of text a token belongs to, counted from 0 in each window; -1 = padding.
     token_bytes: utf-8 bytes of each token, scored or not (see `Encoded`): bits per byte sums them where it scores.
-    document:    index of the window's first document among those given.
+    document:    index of the window's first document among those given; joined windows keep their own.
     context:     leading tokens of a pair (its prompt) or chat (up to its first answer), which a report does not
                  score; 0 elsewhere, and there the report's own setting rules.
     """
@@ -133,6 +133,25 @@ def cut(
     rank = {place: number for number, place in enumerate(order)}
     chosen.sort(key=lambda piece: rank[piece.document])
     return _stack([[piece] for piece in chosen if any(piece.scored)])
+
+
+def join_windows(several: Sequence[Windows]) -> Windows:
+    """Return the windows one after another, padded to one width."""
+    width = max(each.tokens.shape[1] for each in several)
+    wide = [_widen(each, width) for each in several]
+    return Windows(**{each.name: torch.cat([getattr(part, each.name) for part in wide]) for each in fields(Windows)})
+
+
+def _widen(windows: Windows, width: int) -> Windows:
+    missing = (0, width - windows.tokens.shape[1])
+    pad = torch.nn.functional.pad
+    return replace(
+        windows,
+        tokens=pad(windows.tokens, missing),
+        scored=pad(windows.scored, missing),
+        segments=pad(windows.segments, missing, value=-1),
+        token_bytes=pad(windows.token_bytes, missing),
+    )
 
 
 def _scored_pieces(document: Document, place: int, tokenizer: Tokenizer | None, window: int) -> Iterator[_Piece]:

@@ -1,7 +1,7 @@
 """Experts: what one is, how it lies on disk, how it is made, and PEFT folders in and out."""
 
 from collegium.experts.average import average_experts, average_whole, parents_of
-from collegium.experts.fit import Origin, Trained, fit_documents, fit_domain, fit_expert
+from collegium.experts.fit import Origin, Trained, fit_documents, fit_domain, fit_expert, fit_union
 from collegium.experts.folder import check_base, check_expert, is_peft_folder, load_expert, read_card, save_expert
 from collegium.experts.payloads import Expert, LoraPayload, WholePayload, lora_payload, payload_digest
 from collegium.experts.peft_folder import read_peft
@@ -29,6 +29,7 @@ __all__ = [
     "fit_domain",
     "fit_expert",
     "fit_experts",
+    "fit_union",
     "fit_whole",
     "fit_whole_documents",
     "is_peft_folder",

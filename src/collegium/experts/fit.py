@@ -9,6 +9,7 @@ import dataclasses
 import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from collegium.core.cards import ExpertCard, Source, content_hash
 from collegium.core.names import check_name
 from collegium.core.randomness import generator
 from collegium.data import Document, Domain
-from collegium.experts.objective import Objective, text_objective, windows_hash
+from collegium.experts.objective import Objective, Texts, text_objective, windows_hash
 from collegium.experts.payloads import Expert, lora_payload
 from collegium.experts.recipe import FitConfig, loop_config, memory_errors, recipe_of, resolve, using_threads
 from collegium.models import Base, LoraWeights, RowPlan
@@ -65,6 +66,13 @@ class Origin:
     def of(cls, domain: Domain) -> "Origin":
         """Return what a card says of an expert of this domain; raises DataError under three documents."""
         return cls(domain.name, domain.sources, domain.split().hashes)
+
+    @classmethod
+    def of_several(cls, domains: Sequence[Domain]) -> "Origin":
+        """Return what a card says of an expert of all of them; raises DataError for one of under three documents."""
+        hashes = [each.split().hashes for each in domains]
+        documents = {part: tuple(chain.from_iterable(each[part] for each in hashes)) for part in hashes[0]}
+        return cls(sources=tuple(chain.from_iterable(each.sources for each in domains)), documents=documents)
 
 
 def fit_expert(
@@ -117,6 +125,26 @@ def fit_domain(
     )
 
 
+def fit_union(
+    base: Base,
+    domains: Sequence[Domain],
+    *,
+    config: FitConfig = FitConfig(),  # noqa: B008 - frozen
+    name: str,
+    checkpoint: Path | None = None,
+    logger: Logger | None = None,
+) -> Trained:
+    """Return one low-rank expert of several domains, trained on as many tokens of each: the dense baseline.
+
+    The expert of K domains with K times the steps reads the very windows that the K domains' experts read.
+
+    Raises what `fit_expert` raises.
+    """
+    texts = {each.name: Texts.of(each) for each in domains}
+    origin = Origin.of_several(domains)
+    return _fit(base, texts, config=config, name=name, label=name, origin=origin, checkpoint=checkpoint, logger=logger)
+
+
 def fit_documents(
     base: Base,
     train: Sequence[Document],
@@ -129,20 +157,35 @@ def fit_documents(
     checkpoint: Path | None = None,
     logger: Logger | None = None,
 ) -> Trained:
-    """Return an expert trained on any documents: one domain's, a union's (the dense baseline), or a random part's.
+    """Return an expert trained on any documents: one domain's, or a random part's.
 
     label: the name under which everything random is drawn; default = the expert's.
     """
+    label = label or name
+    texts = {label: Texts(train, dev)}
+    return _fit(base, texts, config=config, name=name, label=label, origin=origin, checkpoint=checkpoint, logger=logger)
+
+
+def _fit(
+    base: Base,
+    texts: Mapping[str, Texts],
+    *,
+    config: FitConfig,
+    name: str,
+    label: str,
+    origin: Origin,
+    checkpoint: Path | None,
+    logger: Logger | None,
+) -> Trained:
     check_name(name)
-    config, label = resolve(config, "lora"), label or name
+    config = resolve(config, "lora")
     recipe = recipe_of(config, "lora", base)
     weights = fresh_weights(base, config, label)
     with using_threads(config.threads or 1), memory_errors(config):
         base.attach(_SLOT, _adapter(weights, config))
         try:
-            plan = RowPlan.one(_SLOT)
-            objective = text_objective(base, plan, train=train, dev=dev, config=config, label=label)
-            card = new_card(base, "lora", train, dev=dev, name=name, recipe=recipe, origin=origin)
+            objective = text_objective(base, RowPlan.one(_SLOT), texts=texts, config=config, label=label)
+            card = new_card(base, "lora", list(texts.values()), name=name, recipe=recipe, origin=origin)
             checkpoints = checkpoints_in(checkpoint, card, objective, config=config, label=label)
             done = run_fit(objective, weights, config=config, checkpoints=checkpoints, logger=logger)
         finally:
@@ -174,15 +217,17 @@ def _adapter(weights: Mapping[str, Tensor], config: FitConfig) -> dict[str, Lora
 def new_card(
     base: Base,
     kind: Literal["lora", "whole"],
-    train: Sequence[Document],
+    texts: Sequence[Texts],
     *,
-    dev: Sequence[Document],
     name: str,
     recipe: Mapping[str, Any],
     origin: Origin,
 ) -> ExpertCard:
     """Return the card of an expert before its first step."""
-    hashes = {"train": tuple(each.hash for each in train), "dev": tuple(each.hash for each in dev)}
+    hashes = {
+        "train": tuple(document.hash for each in texts for document in each.train),
+        "dev": tuple(document.hash for each in texts for document in each.dev),
+    }
     return ExpertCard(
         name=name,
         kind=kind,

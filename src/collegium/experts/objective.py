@@ -1,7 +1,7 @@
 """The objective of language experts: nats of the tokens that count, in windows of text."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,10 +10,24 @@ from torch import Tensor
 
 from collegium.core.errors import DataError
 from collegium.core.randomness import derive_seed
-from collegium.data import Document, Windows, cut, pack
+from collegium.data import Document, Domain, Windows, cut, join_windows, pack
 from collegium.experts.recipe import FitConfig
 from collegium.models import Base, RowPlan
 from collegium.train import Epochs, Loss
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Documents to learn from, and others by which the learning is measured."""
+
+    train: Sequence[Document]
+    dev: Sequence[Document]
+
+    @classmethod
+    def of(cls, domain: Domain) -> "Texts":
+        """Return a domain's own; raises DataError under three documents."""
+        split = domain.split()
+        return cls(split.train, split.dev)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,27 +70,27 @@ class Objective:
 
 
 def text_objective(
-    model: Base,
-    plan: RowPlan,
-    *,
-    train: Sequence[Document],
-    dev: Sequence[Document],
-    config: FitConfig,
-    label: str,
+    model: Base, plan: RowPlan, *, texts: Mapping[str, Texts], config: FitConfig, label: str
 ) -> Objective:
-    """Return the objective over documents; what is read of them, its packing and its order are drawn under the label.
+    """Return the objective over texts, each of which gives as many tokens of the steps and is measured by as many.
 
-    Raises DataError when no token of either part would count.
+    texts: by the label under which is drawn what is read of them and how it is packed. label: of the order of all.
+
+    Raises DataError when no token of either part of a text would count.
     """
     tokenizer, window = model.tokenizer, config.window
-    budget = config.steps * config.tokens_per_step
-    try:
-        seed = derive_seed(config.seed, "windows", label)
-        windows = pack(train, tokenizer, window=window, seed=seed, budget_tokens=budget)
-        held_out = cut(dev, tokenizer, window=window, budget_tokens=config.dev_tokens)
-    except DataError as error:
-        raise DataError(f"{label!r} cannot be learnt from: {error}") from error
-    return Objective(model, plan, windows, held_out, Epochs(len(windows), config.batch, seed), config.accumulation)
+    budget = config.steps * config.tokens_per_step // len(texts)
+    train, dev = [], []
+    for name, each in texts.items():
+        try:
+            seed = derive_seed(config.seed, "windows", name)
+            train.append(pack(each.train, tokenizer, window=window, seed=seed, budget_tokens=budget))
+            dev.append(cut(each.dev, tokenizer, window=window, budget_tokens=config.dev_tokens))
+        except DataError as error:
+            raise DataError(f"{name!r} cannot be learnt from: {error}") from error
+    windows = join_windows(train)
+    epochs = Epochs(len(windows), config.batch, derive_seed(config.seed, "windows", label))
+    return Objective(model, plan, windows, join_windows(dev), epochs, config.accumulation)
 
 
 def windows_hash(windows: Windows) -> str:

@@ -18,7 +18,7 @@ from collegium.core.tables import nearest
 from collegium.data import Document, Domain
 from collegium.experts.average import average_whole, parents_of
 from collegium.experts.fit import Origin, Trained, checkpoints_in, finished_card, new_card, run_fit
-from collegium.experts.objective import text_objective
+from collegium.experts.objective import Texts, text_objective
 from collegium.experts.payloads import Expert, WholePayload
 from collegium.experts.recipe import FitConfig, memory_errors, recipe_of, resolve, using_threads
 from collegium.experts.whole import open_whole
@@ -83,10 +83,11 @@ def fit_whole_documents(
         model = branch(base, parents, shares, name=name)
         # Experts never change the base they come from: the branch holds copies of all weights.
         parameters = dict(model.model.requires_grad_(True).named_parameters())
-        objective = text_objective(model, BASE_ROWS, train=train, dev=dev, config=config, label=label)
+        texts = {label: Texts(train, dev)}
+        objective = text_objective(model, BASE_ROWS, texts=texts, config=config, label=label)
         lineage = {**(origin.parents or {}), **parents_of([each for each in parents if each.name in shares])}
         origin = dataclasses.replace(origin, parents=lineage)
-        card = new_card(base, "whole", train, dev=dev, name=name, recipe=recipe, origin=origin)
+        card = new_card(base, "whole", list(texts.values()), name=name, recipe=recipe, origin=origin)
         checkpoints = checkpoints_in(checkpoint, card, objective, config=config, label=label)
         done = run_fit(objective, parameters, config=config, checkpoints=checkpoints, logger=logger)
     model.model.requires_grad_(False)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,7 +12,7 @@ from collegium.compose import Choice, Voices, combine, route
 from collegium.core.errors import DataError
 from collegium.core.protocols import LanguageModel, PrefixRouter, Tokenizer
 from collegium.core.routing import Routing
-from collegium.data import Windows
+from collegium.data import Windows, join_windows
 
 Progress = Callable[[int, int], None]
 """Told (tokens done, tokens in all)."""
@@ -50,16 +50,12 @@ def held_out(windows: Mapping[str, Windows], *, context: int = 32) -> HeldOut:
     Prompt/completion windows keep their own context, the prompt. A window of at most `context` tokens scores none.
     Raises DataError when a domain has no scored token at all.
     """
-    seq = max(each.tokens.shape[1] for each in windows.values())
-    parts = [_stretch(each, seq) for each in windows.values()]
-    tokens = torch.cat([part.tokens for part in parts])
-    lengths = torch.cat([part.lengths for part in parts])
-    own = torch.cat([part.context for part in parts])
-    read = torch.where(own > 0, own, torch.full_like(own, max(context, 1)))
-    place = torch.arange(seq)
-    counted = torch.cat([part.scored for part in parts]) & (place >= read[:, None]) & (place < lengths[:, None])
-    names = tuple(name for name, each in windows.items() for _ in range(len(each.lengths)))
-    result = HeldOut(tokens, lengths, counted, torch.cat([part.token_bytes for part in parts]), read, names)
+    text = join_windows(list(windows.values()))
+    read = torch.where(text.context > 0, text.context, max(context, 1))
+    place = torch.arange(text.tokens.shape[1])
+    counted = text.scored & (place >= read[:, None]) & (place < text.lengths[:, None])
+    names = tuple(name for name, each in windows.items() for _ in range(len(each)))
+    result = HeldOut(text.tokens, text.lengths, counted, text.token_bytes, read, names)
     for name in windows:
         if not bool(counted[result.of(name)].any()):
             raise DataError(
@@ -67,18 +63,6 @@ def held_out(windows: Mapping[str, Windows], *, context: int = 32) -> HeldOut:
                 "give it longer documents, or lower --context."
             )
     return result
-
-
-def _stretch(windows: Windows, seq: int) -> Windows:
-    missing = seq - windows.tokens.shape[1]
-    pad = torch.nn.functional.pad
-    return replace(
-        windows,
-        tokens=pad(windows.tokens, (0, missing)),
-        scored=pad(windows.scored, (0, missing)),
-        segments=pad(windows.segments, (0, missing), value=-1),
-        token_bytes=pad(windows.token_bytes, (0, missing)),
-    )
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,15 @@
-"""Dense baselines at equal tokens: one adapter trained on the union of the domains, of rank r and of rank K r."""
+"""Dense baselines: one adapter on the very windows of text that the K experts read, of rank r and of rank K r."""
 
 import math
 import shutil
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from collegium.compose import Mix, attach_expert
 from collegium.core.cards import content_hash
-from collegium.core.randomness import generator
-from collegium.data import Corpus, Document
-from collegium.experts import Expert, FitConfig, fit_documents
+from collegium.data import Corpus
+from collegium.experts import Expert, FitConfig, fit_union
 from collegium.infer import HeldOut, TokenTable, perplexities, score_text
 from collegium.library import Library
 from collegium.models import Base
@@ -27,33 +23,26 @@ LEARNING_RATES = (3e-4, 1e-3, 2e-3)
 """Each baseline takes the best of these on dev text."""
 
 
-def union(corpus: Corpus, *, seed: int) -> tuple[tuple[Document, ...], tuple[Document, ...]]:
-    """Return train and dev documents of all domains together, in a drawn order."""
-    train = [each for domain in corpus for each in domain.split().train]
-    dev = [each for domain in corpus for each in domain.split().dev]
-    order = torch.randperm(len(train), generator=generator(seed, "union")).tolist()
-    return tuple(train[place] for place in order), tuple(dev)
-
-
 def dense_rows(
     base: Base, corpus: Corpus, table: TokenTable, plan: Plan, parts: Parts, *, folder: Path, watch: Watch
 ) -> list[dict[str, Any]]:
-    """Return the baselines' rows of the comparison: as many tokens as all experts together.
+    """Return the baselines' rows of the comparison: they read and are chosen by what all experts together are.
 
     Every learning rate's adapter lies in a library of their own in the run's folder; a run that was interrupted goes
     on from there.
     """
     many, fit = len(corpus.names), plan.fit
-    train, dev = union(corpus, seed=fit.seed)
-    drawn = content_hash([asdict(fit), [each.hash for each in (*train, *dev)]])[:8]
+    drawn = content_hash([asdict(fit), [domain.split().hashes for domain in corpus]])[:8]
     library = Library(folder / f"dense-{drawn}", base=base, base_reference=base.name)
     rows = []
     for label, rank in (("dense", fit.rank), (f"dense rank {many * fit.rank}", many * fit.rank)):
         tried = []
         for number, rate in enumerate(LEARNING_RATES):
             name = f"{label.replace(' ', '-')}-{number}"
-            config = replace(fit, rank=rank, steps=many * fit.steps, learning_rate=rate)
-            fit_into(base, library, name, train, dev=dev, config=config, folder=folder, watch=watch)
+            config = replace(
+                fit, rank=rank, steps=many * fit.steps, evaluate_every=many * fit.evaluate_every, learning_rate=rate
+            )
+            fit_into(base, library, name, corpus, config=config, folder=folder, watch=watch)
             tried.append(name)
         best = min(tried, key=lambda name: best_loss(library, name))
         key = [library.card(best).recipe_hash, drawn, base.fingerprint.short, text_key(table.text)]
@@ -66,19 +55,18 @@ def fit_into(
     base: Base,
     library: Library,
     name: str,
-    train: Sequence[Document],
+    corpus: Corpus,
     *,
-    dev: Sequence[Document],
     config: FitConfig,
     folder: Path,
     watch: Watch,
 ) -> None:
-    """Train an adapter on any documents and add it, unless the library has it."""
+    """Train an adapter on all domains and add it, unless the library has it."""
     if name in library:
         return
     bar = StepBar(watch.begin(f"training {name}, learning rate {config.learning_rate:g}", config.steps))
     checkpoint = folder / "checkpoints" / library.path.name / name
-    trained = fit_documents(base, train, dev=dev, config=config, name=name, checkpoint=checkpoint, logger=bar)
+    trained = fit_union(base, list(corpus), config=config, name=name, checkpoint=checkpoint, logger=bar)
     bar.update(config.steps)
     library.add(trained.expert, measured=trained.curve)
     shutil.rmtree(checkpoint, ignore_errors=True)
