@@ -205,15 +205,15 @@ def write_gguf(path: Path) -> None:
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_dimension_count(8)
     writer.add_rope_freq_base(10000.0)
-    writer.add_vocab_size(259)
+    writer.add_vocab_size(260)
     writer.add_tokenizer_model("gpt2")
-    writer.add_token_list([*byte_tokenizer().convert_ids_to_tokens(range(256)), "To", *SPECIAL_TOKENS])
-    writer.add_token_types([1] * 257 + [3, 3])
-    writer.add_token_merges(["T o"])
-    writer.add_bos_token_id(257)
-    writer.add_eos_token_id(258)
+    writer.add_token_list([*byte_tokenizer().convert_ids_to_tokens(range(256)), "To", "be", *SPECIAL_TOKENS])
+    writer.add_token_types([1] * 258 + [3, 3])
+    writer.add_token_merges(["T o", "b e"])
+    writer.add_bos_token_id(258)
+    writer.add_eos_token_id(259)
     draw = torch.Generator().manual_seed(0)
-    shapes = {"token_embd": (259, 32), "output_norm": (32,)}
+    shapes = {"token_embd": (260, 32), "output_norm": (32,)}
     for block in range(2):
         parts = {"attn_q": (32, 32), "attn_k": (16, 32), "attn_v": (16, 32), "attn_output": (32, 32)}
         parts |= {"ffn_gate": (64, 32), "ffn_up": (64, 32), "ffn_down": (32, 64)}

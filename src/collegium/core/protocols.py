@@ -54,7 +54,8 @@ class LanguageModel(Protocol):
     """Anything that gives a distribution over the next token: a base, an expert on it, a composed model.
 
     tokens are right-padded; `lengths` says how far each row goes (default: all the way); `context` (int or one per
-    row, at least 1) is how many leading tokens a coarse router may read before it decides.
+    row, at least 1) is how many leading tokens a coarse router may read before it decides. Tokens may lie on any
+    device; what is returned lies on the model's own.
     """
 
     @property

@@ -30,6 +30,7 @@ _OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory",
 class Machine:
     """What `doctor` tells: the machine in one line, its parts, and how fast it multiplies in each dtype.
 
+    memory_bytes, free_memory_bytes: of the device.
     gigaflops: dtype -> 10^9 multiplications and additions a second, measured once and cached.
     """
 
@@ -86,18 +87,26 @@ def dtype_speeds(device: torch.device, *, again: bool = False) -> dict[str, floa
 def inspect_machine(device: str = "auto") -> Machine:
     """Return what this machine is and which dtype `auto` chooses on it."""
     place = choose_device(device)
-    memory = psutil.virtual_memory()
+    free, total = memory_of(place)
     return Machine(
         line=machine_line(),
         device=str(place),
         cores=os.cpu_count() or 1,
         threads=torch.get_num_threads(),
-        memory_bytes=memory.total,
-        free_memory_bytes=memory.available,
+        memory_bytes=total,
+        free_memory_bytes=free,
         gigaflops=dtype_speeds(place),
         dtype=str(choose_dtype("auto", place)).removeprefix("torch."),
         versions=versions(["torch", "transformers", "tokenizers", "safetensors", "numpy"]),
     )
+
+
+def memory_of(device: torch.device) -> tuple[int, int]:
+    """Return the free bytes and all bytes of the memory that tensors of a device lie in."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)
+    memory = psutil.virtual_memory()
+    return memory.available, memory.total
 
 
 @contextmanager
@@ -108,9 +117,11 @@ def memory_errors(flag: str) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not any(sign in str(error).lower() for sign in _OUT_OF_MEMORY):
             raise
-        free = psutil.virtual_memory().available / 2**30
+        on_card = isinstance(error, torch.OutOfMemoryError) and torch.cuda.is_available()
+        place = torch.device("cuda" if on_card else "cpu")
+        free = memory_of(place)[0] / 2**30
         raise ResourceError(
-            f"memory is exhausted ({free:.1f} GiB free of main memory): lower {flag} and run again; what was finished "
+            f"memory is exhausted ({free:.1f} GiB free on {place}): lower {flag} and run again; what was finished "
             "before is kept."
         ) from error
 

@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -21,40 +22,42 @@ def tokens_per_second(base: Base, fit: FitConfig, *, repeats: int = 5) -> float:
     optimiser = torch.optim.AdamW([part for each in adapter.values() for part in (each.a, each.b)], fused=True)
     base.attach(name, adapter)
 
-    def step() -> float:
-        start = time.perf_counter()
+    def step() -> None:
         base.token_nats(tokens, segments=segments, plan=RowPlan.one(name)).sum().backward()
         optimiser.step()
         optimiser.zero_grad()
-        return time.perf_counter() - start
 
     try:
-        step()
-        return tokens.numel() / statistics.median(step() for _ in range(repeats))
+        return tokens.numel() / _seconds(step, base, repeats=repeats)
     finally:
         base.detach(name)
 
 
 def whole_tokens_per_second(base: Base, fit: FitConfig) -> float:
-    """Return the training tokens a second of a whole model on this machine: one step, after one that is not counted."""
+    """Return the training tokens a second of a whole model on this machine."""
     model = branch(base, (), {BASE: 1.0}, name="speed-probe")
     model.model.requires_grad_(True)
     tokens = torch.randint(0, base.vocab_size, (fit.batch, fit.window), generator=torch.Generator().manual_seed(0))
-    seconds = 0.0
-    for _ in range(2):
-        start = time.perf_counter()
-        model.token_nats(tokens).sum().backward()
-        seconds = time.perf_counter() - start
-    return tokens.numel() / seconds
+    return tokens.numel() / _seconds(lambda: model.token_nats(tokens).sum().backward(), base, repeats=1)
 
 
 def scoring_tokens_per_second(base: Base, *, window: int = 128, batch: int = 4) -> float:
     """Return the tokens a second that the base alone scores on this machine."""
     tokens = torch.randint(0, base.vocab_size, (batch, window), generator=torch.Generator().manual_seed(0))
-    base.score(tokens)
-    start = time.perf_counter()
-    base.score(tokens)
-    return tokens.numel() / (time.perf_counter() - start)
+    return tokens.numel() / _seconds(lambda: base.score(tokens), base, repeats=3)
+
+
+def _seconds(work: Callable[[], object], base: Base, *, repeats: int) -> float:
+    """Return the median seconds of a piece of work, after one that is not counted."""
+
+    def timed() -> float:
+        start = time.perf_counter()
+        work()
+        torch.zeros((), device=base.device).item()  # waits until the device is done
+        return time.perf_counter() - start
+
+    timed()
+    return statistics.median(timed() for _ in range(repeats))
 
 
 def scoring_plan(base: Base, text: HeldOut, *, rows: int) -> dict[str, float | int]:

@@ -1,6 +1,7 @@
 """What every language model must satisfy, whatever it is made of."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -31,6 +32,7 @@ def check_language_model(
     contexts: how many leading tokens a coarse router may read; every law is tried with each, all below `seq`.
     texts:    every text there is (a `TinyLM` enumerates them); then their probabilities must sum to 1.
     """
+    model = _OnHost(model)
     tokens = torch.randint(0, model.vocab_size, (batch, seq), generator=generator(seed, "language model"))
     for context in contexts:
         assert 1 <= context < seq - 2, f"contexts lie between 1 and {seq - 3}, got {context}"
@@ -43,6 +45,23 @@ def check_language_model(
     _check_context_per_row(model, tokens, contexts, tolerance=tolerance)
     if texts is not None:
         _check_texts_sum_to_one(model, texts, tolerance=tolerance)
+
+
+class _OnHost:
+    """A language model whose answers are brought to where the tokens of this suite lie."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        self._model = model
+        self.tokenizer, self.vocab_size = model.tokenizer, model.vocab_size
+
+    def logprobs(self, tokens: Tensor, **rest: Any) -> Tensor:  # noqa: ANN401 - as the model takes them
+        return self._model.logprobs(tokens, **rest).cpu()
+
+    def score(self, tokens: Tensor, **rest: Any) -> Tensor:  # noqa: ANN401 - as the model takes them
+        return self._model.score(tokens, **rest).cpu()
+
+    def open(self, prompts: Sequence[Sequence[int]]) -> Decoding:
+        return self._model.open(prompts)
 
 
 def _close(actual: Tensor, expected: Tensor, *, tolerance: float, law: str) -> None:
@@ -148,7 +167,7 @@ def _check_decoding(model: LanguageModel, tokens: Int[Tensor, "batch seq"], *, c
     for step in range(steps):
         expected = torch.stack([full[row][len(prompts[row]) - 1 + step] for row in rows])
         law = f"decoding says what reading at once says (context {context}, step {step}, texts {rows})"
-        _close(decoding.next_logprobs(), expected, tolerance=tolerance, law=law)
+        _close(decoding.next_logprobs().cpu(), expected, tolerance=tolerance, law=law)
         following = torch.stack([tokens[row, len(prompts[row]) + step] for row in rows])
         _check_shares(decoding, following)
         decoding.step(following)
@@ -163,7 +182,7 @@ def _check_shares(decoding: Decoding, following: Int[Tensor, " batch"]) -> None:
         return
     assert shares.shape[0] == len(following), f"shares has {shares.shape[0]} rows for {len(following)} texts"
     assert (shares >= 0).all(), "shares are non-negative"
-    total = shares.double().sum(dim=-1)
+    total = shares.double().sum(dim=-1).cpu()
     _close(total, torch.ones_like(total), tolerance=1e-4, law="shares sum to 1")
 
 
