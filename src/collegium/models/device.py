@@ -22,6 +22,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _WORTH_IT = 1.2
 """bfloat16 costs exactness, so it must be this much faster to be chosen."""
 _SHAPE = (512, 576, 1536)
+_LARGE_SHAPE = (4096, 4096, 4096)
+"""For accelerators, where a small product measures how long it takes to ask for one."""
 _REPEATS = 5
 _OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "bad alloc")
 
@@ -69,7 +71,7 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def dtype_speeds(device: torch.device, *, again: bool = False) -> dict[str, float]:
-    """Return dtype -> gigaflops of a matrix product as in a small model; measured once per machine and threads."""
+    """Return dtype -> gigaflops of a product, on a CPU as in a small model; measured once per machine and threads."""
     processor = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
     shares = f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"
     key = f"{device.type}, {processor}, {shares}, torch {torch.__version__}"
@@ -128,7 +130,7 @@ def memory_errors(flag: str) -> Iterator[None]:
 
 def _gigaflops(dtype: torch.dtype, device: torch.device) -> float:
     """Return the best speed of a few products; the first one warms up."""
-    rows, inputs, outputs = _SHAPE
+    rows, inputs, outputs = _SHAPE if device.type == "cpu" else _LARGE_SHAPE
     left = torch.ones(rows, inputs, dtype=dtype, device=device)
     right = torch.ones(outputs, inputs, dtype=dtype, device=device)
     best = float("inf")
