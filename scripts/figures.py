@@ -1,0 +1,179 @@
+"""Write the picture and every table of figures in README.md and docs from the committed runs and benches.
+
+python scripts/figures.py          write them
+python scripts/figures.py --check  fail when one differs from docs/runs and bench/results
+"""
+
+import json
+import sys
+from pathlib import Path
+from statistics import geometric_mean
+
+from collegium.recipes.report import heat_map
+
+ROOT = Path(__file__).resolve().parent.parent
+RUN, FULL = ROOT / "docs" / "runs" / "demo.json", ROOT / "docs" / "runs" / "full.json"
+BENCHES = ROOT / "bench" / "results"
+PICTURE = ROOT / "docs" / "img" / "demo.svg"
+README, CHOOSE, PERFORMANCE = ROOT / "README.md", ROOT / "docs" / "choose.md", ROOT / "docs" / "performance.md"
+SHOWN = ("base", "ensemble uniform", "merge uniform", "mix posterior", "ensemble posterior", "oracle")
+
+
+def picture(run: dict) -> str:
+    """Return the heat map of the run: base, every expert, the composition."""
+    result = run["result"]
+    composed = f"composed ({result['default']})"
+    rows = {"base": result["base"], **result["matrix"], composed: result["composed"]}
+    intervals = {name: {key: tuple(pair) for key, pair in row.items()} for name, row in result["intervals"].items()}
+    intervals[composed] = intervals["composed"]
+    return heat_map(rows, intervals=intervals, title="perplexity on held-out text, with 95 % intervals")
+
+
+def table(run: dict) -> str:
+    """Return the table of compositions as Markdown, with the command and machine it came from."""
+    result = run["result"]
+    domains = list(result["base"])
+    columns = {row["name"]: row for row in result["columns"]}
+    default = result["default"]
+    names = [name for name in (*SHOWN[:-1], default, SHOWN[-1]) if name in columns]
+    lines = [f"| perplexity | {' | '.join(domains)} | ms a token |", f"|---|{'---|' * (len(domains) + 1)}"]
+    for name in dict.fromkeys(names):
+        row = columns[name]
+        speed = "-" if row["ms_per_token"] is None else f"{row['ms_per_token']:.2f}"
+        label = f"**{name}**" if name == default else name
+        cells = " | ".join(f"{row['perplexity'][domain]:.1f}" for domain in domains)
+        lines.append(f"| {label} | {cells} | {speed} |")
+    discovered, removed = result["discovered"], result["removed"]
+    lines += [
+        "",
+        f"{conditions(run, 'collegium demo')}, {result['seconds'] / 60:.1f} minutes; oracle = the best single expert "
+        f"of each domain, chosen with hindsight. Discovery without labels: NMI {discovered['nmi']:.2f}. Largest change "
+        f"after an expert was added and removed again: {removed['largest_change']}.",
+    ]
+    return "\n".join(lines)
+
+
+def conditions(run: dict, command: str) -> str:
+    """Return what a run was made with, in words."""
+    result = run["result"]
+    return (
+        f"`{command}`, seed {run['config']['common']['seed']}, {run['date']}, {run['machine']}: "
+        f"{result['plan']['tokens_per_expert']:,} training tokens an expert, "
+        f"{sum(result['tokens'].values()):,} held-out tokens"
+    )
+
+
+def against_dense(run: dict) -> str:
+    """Return how the composition stands against dense training and cluster experts, as Markdown."""
+    result = run["result"]
+    domains = list(result["base"])
+    columns = {row["name"]: row for row in result["columns"]}
+    rows = [columns["base"], columns[result["default"]], *result["baselines"]]
+    lines = [f"| perplexity | {' | '.join(domains)} | geometric mean |", f"|---|{'---|' * (len(domains) + 1)}"]
+    for row in rows:
+        label = f"**{row['name']}**" if row["name"] == result["default"] else row["name"]
+        values = [row["perplexity"][domain] for domain in domains]
+        cells = " | ".join(f"{value:.2f}" for value in (*values, geometric_mean(values)))
+        lines.append(f"| {label} | {cells} |")
+    rank = len(domains) * run["config"]["fit"]["rank"]
+    command = f"collegium demo --budget full --steps {result['plan']['steps']}"
+    lines += [
+        "",
+        f"{conditions(run, command)}; dense = one adapter of the experts' rank trained on the very text that all "
+        f"experts read, dense rank {rank} = as many trained parameters as all experts too, each the best "
+        "of three learning rates; c-BTM = experts of clusters found without labels.",
+    ]
+    return "\n".join(lines)
+
+
+def benches() -> str:
+    """Return every committed bench with what it must reach and what it reached, as Markdown."""
+    found = [json.loads(path.read_text()) for path in BENCHES.glob("*.json")]
+    found.sort(key=lambda each: int(each["name"].removeprefix("V")))
+    lines = ["| bench | what | target | measured | reached |", "|---|---|---|---|---|"]
+    for each in found:
+        for target, reached in each["reached"].items():
+            measured = f"{each['ratios'][target.split()[0]]:.3g}"
+            answer = "yes" if reached else "**no**"
+            lines.append(f"| {each['name']} | {each['what']} | {target.replace('_', ' ')} | {measured} | {answer} |")
+    machines = sorted({f"{each['date']}, {each['machine']}" for each in found})
+    return "\n".join([*lines, "", f"`collegium bench run NAME`; {'; '.join(machines)}."])
+
+
+def compositions(run: dict) -> str:
+    """Return every composition with its perplexity and its time against the base's, as Markdown."""
+    result = run["result"]
+    domains = list(result["base"])
+    base = next(row for row in result["columns"] if row["name"] == "base")
+    low, high = result["intervals"]["composed"][domains[0]]
+    lines = [
+        f"One run, one seed, {result['tokens'][domains[0]]:,} scored tokens of {domains[0]}; the 95 % interval of "
+        f"`{result['default']}` there goes from {low:.1f} to {high:.1f}, so take small differences lightly.",
+        "",
+        f"| composition | {' | '.join(domains)} | times the base's ms |",
+        f"|---|{'---|' * (len(domains) + 1)}",
+    ]
+    for row in result["columns"]:
+        speed = "-" if row["ms_per_token"] is None else f"{row['ms_per_token'] / base['ms_per_token']:.1f}"
+        cells = " | ".join(f"{row['perplexity'][domain]:.2f}" for domain in domains)
+        lines.append(f"| {row['name']} | {cells} | {speed} |")
+    return "\n".join(lines)
+
+
+def costs(run: dict) -> str:
+    """Return what each kind of composition costs, as Markdown."""
+    rows = {row["name"]: row for row in run["result"]["columns"]}
+    base = rows["base"]["ms_per_token"]
+    named = {
+        "base": "base, merge",
+        "mix uniform": "mix uniform",
+        "ensemble classifier top-1": "ensemble, one live expert (classifier top-1)",
+        "ensemble classifier top-2": "ensemble, two live experts (classifier top-2)",
+        "mix posterior": "mix posterior (the context is read by every expert)",
+        "ensemble posterior": "ensemble, all experts",
+    }
+    lines = ["| composition | rows | ms a token | times the base | weights held, MB |", "|---|---|---|---|---|"]
+    for name, label in named.items():
+        row = rows[name]
+        lines.append(
+            f"| {label} | {row['experts_evaluated']:.0f} | {row['ms_per_token']:.2f} | "
+            f"{row['ms_per_token'] / base:.1f} | {row['resident_mb']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def filled(text: str, mark: str, content: str) -> str:
+    """Return a page with what stands between the two marks of this name replaced."""
+    begin, end = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise SystemExit(f"a page lacks the marks {begin} and {end}.")
+    return f"{before}{begin}\n{content}\n{end}{after}"
+
+
+def main() -> int:
+    """Write or check all."""
+    run, full = json.loads(RUN.read_text()), json.loads(FULL.read_text())
+    tables = [
+        (README, "demo", table(run)),
+        (README, "full", against_dense(full)),
+        (CHOOSE, "demo", compositions(run)),
+        (PERFORMANCE, "demo", costs(run)),
+        (PERFORMANCE, "benches", benches()),
+    ]
+    wanted = {PICTURE: picture(run)}
+    for page, mark, content in tables:
+        wanted[page] = filled(wanted.get(page) or page.read_text(), mark, content)
+    if "--check" in sys.argv:
+        stale = [path.name for path, content in wanted.items() if not path.exists() or path.read_text() != content]
+        sys.stdout.write(f"out of date: {stale}; run scripts/figures.py\n" if stale else "")
+        return 1 if stale else 0
+    for path, content in wanted.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
