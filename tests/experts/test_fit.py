@@ -8,7 +8,7 @@ import torch
 
 from collegium.core.cards import Source, content_hash
 from collegium.core.errors import ConfigError, DataError, NameTaken, ResourceError, TrainingError
-from collegium.data import Document, Domain, Message
+from collegium.data import Corpus, Document, Domain, Message
 from collegium.experts.fit import fit_documents, fit_domain, fit_expert, fit_union, fresh_weights
 from collegium.experts.objective import Objective, Texts, text_objective
 from collegium.experts.payloads import Expert, LoraPayload
@@ -227,12 +227,14 @@ def test_a_union_reads_the_very_windows_of_its_domains_experts(pico):
 
 
 def test_a_union_of_domains_makes_a_dense_baseline(pico):
-    trained = fit_union(pico, [LAW, CODE], config=CONFIG, name="dense")
+    trained = fit_union(pico, Corpus((LAW, CODE)), config=CONFIG, name="dense")
     card, both = trained.expert.card, [LAW.split().hashes, CODE.split().hashes]
     assert (card.domain, card.sources) == (None, LAW.sources)
     assert card.documents == {part: both[0][part] + both[1][part] for part in both[0]}
     evaluations = trained.history.evaluations
     assert min(each.loss for each in evaluations) < evaluations[0].loss
+    with pytest.raises(DataError, match="no domains at all"):
+        fit_union(pico, Corpus(()), config=CONFIG, name="dense")
 
 
 def test_a_domain_shorter_than_a_window_is_learnt(pico):

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from collegium.core.cards import ExpertCard, Source, content_hash
+from collegium.core.errors import DataError
 from collegium.core.names import check_name
 from collegium.core.randomness import generator
-from collegium.data import Document, Domain
+from collegium.data import Corpus, Document, Domain
 from collegium.experts.objective import Objective, Texts, text_objective, windows_hash
 from collegium.experts.payloads import Expert, lora_payload
 from collegium.experts.recipe import FitConfig, loop_config, memory_errors, recipe_of, resolve, using_threads
@@ -127,21 +128,23 @@ def fit_domain(
 
 def fit_union(
     base: Base,
-    domains: Sequence[Domain],
+    corpus: Corpus,
     *,
     config: FitConfig = FitConfig(),  # noqa: B008 - frozen
     name: str,
     checkpoint: Path | None = None,
     logger: Logger | None = None,
 ) -> Trained:
-    """Return one low-rank expert of several domains, trained on as many tokens of each: the dense baseline.
+    """Return one low-rank expert of all domains, trained on as many tokens of each: the dense baseline.
 
     The expert of K domains with K times the steps reads the very windows that the K domains' experts read.
 
-    Raises what `fit_expert` raises.
+    Raises what `fit_expert` raises, and DataError for a corpus without domains.
     """
-    texts = {each.name: Texts.of(each) for each in domains}
-    origin = Origin.of_several(domains)
+    if not len(corpus):
+        raise DataError(f"{name!r} cannot be learnt from no domains at all.")
+    texts = {each.name: Texts.of(each) for each in corpus}
+    origin = Origin.of_several(tuple(corpus))
     return _fit(base, texts, config=config, name=name, label=name, origin=origin, checkpoint=checkpoint, logger=logger)
 
 

@@ -32,7 +32,7 @@ def dense_rows(
     on from there.
     """
     many, fit = len(corpus.names), plan.fit
-    drawn = content_hash([asdict(fit), [domain.split().hashes for domain in corpus]])[:8]
+    drawn = content_hash([asdict(fit), {domain.name: domain.split().hashes for domain in corpus}])[:8]
     library = Library(folder / f"dense-{drawn}", base=base, base_reference=base.name)
     rows = []
     for label, rank in (("dense", fit.rank), (f"dense rank {many * fit.rank}", many * fit.rank)):
@@ -66,7 +66,7 @@ def fit_into(
         return
     bar = StepBar(watch.begin(f"training {name}, learning rate {config.learning_rate:g}", config.steps))
     checkpoint = folder / "checkpoints" / library.path.name / name
-    trained = fit_union(base, list(corpus), config=config, name=name, checkpoint=checkpoint, logger=bar)
+    trained = fit_union(base, corpus, config=config, name=name, checkpoint=checkpoint, logger=bar)
     bar.update(config.steps)
     library.add(trained.expert, measured=trained.curve)
     shutil.rmtree(checkpoint, ignore_errors=True)
