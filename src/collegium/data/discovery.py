@@ -38,7 +38,7 @@ def discover(corpus: Corpus | Sequence[Document], clusters: int, *, seed: int, d
     if not 1 <= clusters <= len(documents):
         raise DataError(
             f"{len(documents)} documents make 1 to {len(documents)} clusters, got {clusters}. "
-            "Ask for fewer, or give more documents."
+            "Ask for another number, or give more documents."
         )
     table, terms, idf = _tfidf([document.plain for document in documents])
     embeddings, components = _reduce(table, dims, derive_seed(seed, "svd") % 2**32)

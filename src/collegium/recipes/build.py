@@ -17,7 +17,7 @@ from collegium.data import Corpus, Domain, read_domains
 from collegium.experts import FitConfig
 from collegium.infer import HeldOut, TokenTable, evaluate_scores, fill_table
 from collegium.library import Library
-from collegium.models import Base
+from collegium.models import Base, choose_device
 from collegium.recipes.budget import parse_budget
 from collegium.recipes.building.cluster_experts import cluster_rows
 from collegium.recipes.building.discovery import discover_again
@@ -86,7 +86,7 @@ def run(config: BuildConfig, *, watch: Watch, command: str = "build") -> RunCard
     Every stage leaves its result in the run's folder or the library; a run that was interrupted goes on from there.
     """
     start = time.perf_counter()
-    check_steps(config)
+    check_settings(config)
     corpus = read_domains(config.data, columns=config.columns or None)
     for domain in corpus:
         domain.split()  # a domain that is too small is told before anything is loaded
@@ -138,8 +138,10 @@ def run(config: BuildConfig, *, watch: Watch, command: str = "build") -> RunCard
     return card
 
 
-def check_steps(config: BuildConfig) -> None:
-    """Raise ConfigError when steps are given beside a budget that decides them."""
+def check_settings(config: BuildConfig) -> None:
+    """Raise ConfigError for what is wrong before anything is read: device, budget, steps that the budget decides."""
+    choose_device(config.common.device)
+    parse_budget(config.budget)
     if config.budget != "full" and config.fit.steps != FULL_STEPS:
         raise ConfigError(
             f"--steps {config.fit.steps} and --budget {config.budget} both say how long to train. Give --budget "

@@ -49,7 +49,7 @@ def build_config(config: DemoConfig) -> build.BuildConfig:
 def run(config: DemoConfig, *, watch: Watch) -> RunCard:
     """Return the run's card, as `build` does, after fetching the texts."""
     resolved = build_config(config)
-    build.check_steps(resolved)
+    build.check_settings(resolved)
     if not resolved.data.exists():
         watch.say("fetching the demo texts: code, speeches, drama, chat")
         pull(resolved.data)
