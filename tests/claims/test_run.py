@@ -102,8 +102,11 @@ def test_a_result_is_kept_unless_told_and_then_remembered(places):
     run_claims(["M2"], experiments=Counted().table(), **places)
     kept = run_claims(["M2"], experiments=Counted().table(), **places)
     assert [each.state for each in kept] == ["kept"]
-    again = run_claims(["M2"], replace=True, experiments=Counted().table(), **places)
+    anew = Counted()
+    again = run_claims(["M2"], replace=True, experiments=anew.table(), **places)
     assert [each.state for each in again] == ["measured"]
+    assert anew.ran, "measuring anew computes pieces anew"
+    assert (places["folder"] / "counted-old-1").is_dir()
     assert [each["verdict"] for each in read_result(places["results"] / "M2-toy.json").earlier] == ["holds"]
 
 
@@ -145,7 +148,9 @@ def test_a_verdict_that_the_numbers_do_not_give_and_a_changed_row_are_found(plac
     path = places["results"] / "M2-toy.json"
     raw = json.loads(path.read_text())
     path.write_text(json.dumps({**raw, "verdict": "not shown"}))
-    assert "do not give the verdict" in problems(read_ledger(places["ledger"]), read_results(places["results"]))[0]
+    assert "do not give the intervals" in problems(read_ledger(places["ledger"]), read_results(places["results"]))[0]
+    path.write_text(json.dumps({**raw, "parts": [{**raw["parts"][0], "estimate": 99.0}]}))
+    assert "do not give the intervals" in problems(read_ledger(places["ledger"]), read_results(places["results"]))[0]
     path.write_text(json.dumps(raw))
     (places["ledger"] / "M2-toy.toml").write_text(ROW.format(id="M2", margin=2.0))
     assert "row changed" in problems(read_ledger(places["ledger"]), read_results(places["results"]))[0]

@@ -8,11 +8,11 @@ import torch
 
 from collegium.claims import EXPERIMENTS, read_ledger, run_claims
 from collegium.claims.small import small_experiment
-from collegium.claims.small_setup import chunks, dev_name, materials, passages
+from collegium.claims.small_setup import chunks, dev_name, materials, passages, with_token
 from collegium.claims.small_train import random_parts
 from collegium.claims.tables import read_table
 from collegium.core.errors import DataError
-from collegium.data import Document
+from collegium.data import Document, encode
 from collegium.testing.pico import byte_tokenizer, pico_base
 
 NAMES = ("alpha", "beta", "gamma", "delta")
@@ -46,8 +46,17 @@ def test_test_and_dev_texts_are_never_trained_on(pico_texts, pico_settings):
 
 def test_random_parts_are_equally_large(pico_texts, pico_settings):
     found = materials(pico_texts, byte_tokenizer(), pico_settings, 0)
-    parts = torch.tensor(random_parts(found, 0))
-    assert parts.bincount().tolist() == [24] * 4
+    parts = random_parts(found, 0)
+    assert torch.tensor(parts.train).bincount().tolist() == [24] * 4
+    assert len(parts.dev) == len(found.all_dev)
+
+
+def test_a_text_that_is_told_its_domain_has_no_end_of_its_own():
+    tokenizer = byte_tokenizer()
+    [told] = with_token([Document(text="to be")], "drama")
+    coded = encode(told, tokenizer)
+    assert tokenizer.decode(list(coded.tokens)) == "[drama]\nto be"
+    assert tokenizer.eos_token_id not in coded.tokens
 
 
 @pytest.mark.recipe
@@ -80,6 +89,10 @@ def _check_rows(rows, texts):
     assert {"random-0", "clusters-3", *texts.names} <= set(first)
     assert first["ensemble posterior"]["experts_evaluated"] == 4
     assert first["ensemble cached prior top-2"]["experts_evaluated"] == 2
+    assert first["ensemble cluster top-2"]["experts_evaluated"] > 2
+    assert first["dense-wide"]["ms_per_token"] != first["dense"]["ms_per_token"]
+    assert {"rate", "held_out_nats"} <= set(first["random-0"])
+    assert first["train and add an expert, answer"]["seconds"] > first["remove an expert, answer"]["seconds"]
     assert first["dense-wide"]["trained_parameters"] == first["ensemble posterior"]["trained_parameters"]
     assert first["dense-wide"]["trained_parameters"] == 4 * first["dense"]["trained_parameters"]
     tokens = {name: first[name]["tokens"] for name in ("dense", "dense-wide", "ensemble posterior")}

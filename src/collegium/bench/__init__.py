@@ -1,7 +1,7 @@
 """Side-by-side measurements: speed and memory against peers, with machine, versions and date."""
 
 from collegium.bench.kinds import Bench, Finding, Target
-from collegium.bench.run import BENCHES, RESULTS, BenchResult, list_benches, run_bench
+from collegium.bench.run import BENCHES, RESULTS, BenchResult, choose_benches, run_bench
 from collegium.bench.timing import Timing, alternate
 
 __all__ = [
@@ -13,6 +13,6 @@ __all__ = [
     "Target",
     "Timing",
     "alternate",
-    "list_benches",
+    "choose_benches",
     "run_bench",
 ]

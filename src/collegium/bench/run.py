@@ -42,9 +42,13 @@ class BenchResult:
     resident_mb: float
 
 
-def list_benches() -> tuple[Bench, ...]:
-    """Return every bench: name, what it measures, what must be reached."""
-    return tuple(BENCHES.values())
+def choose_benches(names: Iterable[str] = (), benches: Mapping[str, Bench] = BENCHES) -> tuple[Bench, ...]:
+    """Return the named benches (default: all); raises ConfigError for unknown names."""
+    wanted = tuple(names) or tuple(benches)
+    unknown = [f"there is no bench {name!r}. {nearest(name, benches)}" for name in wanted if name not in benches]
+    if unknown:
+        raise ConfigError(" ".join(unknown))
+    return tuple(benches[name] for name in wanted)
 
 
 def run_bench(
@@ -64,16 +68,11 @@ def run_bench(
 
     Raises ConfigError for unknown names.
     """
-    wanted = tuple(names) or tuple(benches)
-    unknown = [f"there is no bench {name!r}. {nearest(name, benches)}" for name in wanted if name not in benches]
-    if unknown:
-        raise ConfigError(" ".join(unknown))
     results = []
-    for name in wanted:
-        bench = benches[name]
-        progress(f"{name}: {bench.what}")
+    for bench in choose_benches(names, benches):
+        progress(f"{bench.name}: {bench.what}")
         result = _result(bench, bench.run(quick, progress), quick=quick, command=command)
-        write_text(folder / f"{name}{'-quick' if quick else ''}.json", to_json(result))
+        write_text(folder / f"{bench.name}{'-quick' if quick else ''}.json", to_json(result))
         results.append(result)
     return tuple(results)
 

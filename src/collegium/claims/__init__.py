@@ -5,7 +5,7 @@ from collegium.claims.experiments import EXPERIMENTS
 from collegium.claims.ledger import LEDGER, Claim, Part, parse_claim, read_ledger
 from collegium.claims.page import claims_page, current_page
 from collegium.claims.results import RESULTS, Result, add_analysis, judge_claim, problems, read_results, write_result
-from collegium.claims.run import ClaimState, Outcome, list_claims, run_claims
+from collegium.claims.run import ClaimState, Outcome, choose_claims, list_claims, run_claims
 from collegium.claims.verdict import judge, together
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Place",
     "Result",
     "add_analysis",
+    "choose_claims",
     "claims_page",
     "current_page",
     "judge",

@@ -4,34 +4,37 @@ import hashlib
 import math
 import multiprocessing
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from collegium.claims import bigrams
 from collegium.claims.clusters import cluster_weights
+from collegium.claims.counting import CountingModel, CountingVoices
 from collegium.claims.experiment import Experiment, PieceResult, Place
 from collegium.claims.small_growth import answers, digests
-from collegium.compose import Choice, Ensemble, SlotVoices, Voices, attach_expert
-from collegium.compose.voices import VoicesDecoding
-from collegium.core.protocols import RouterRecipe, Shelf, Tokenizer
+from collegium.compose import Ensemble, SeparateVoices, SlotVoices, attach_expert
+from collegium.core.protocols import RouterRecipe, Shelf
 from collegium.core.randomness import derive_seed, generator
 from collegium.data import Document, Domain
 from collegium.experts import FitConfig, LoraPayload, fit_expert
 from collegium.infer import HeldOut
 from collegium.library import Library
 from collegium.models import Base
-from collegium.routers import cached_prior, fit_cached_prior, posterior
+from collegium.routers import cached_prior, fit_cached_prior, posterior, uniform
 from collegium.testing.pico import pico_base
 from collegium.testing.shelf import MemoryShelf
 
 DOMAINS = ("law", "code", "verse", "chat")
 COLD, HOT = 1e-6, 1e6
+_APART = FitConfig(
+    rank=4, steps=60, batch=4, window=64, learning_rate=1e-2, dev_tokens=128, evaluate_every=30, patience=0, threads=1
+)
+"""Enough training for experts of other letters to find each other's texts most unlikely."""
 _FIT = FitConfig(rank=2, steps=4, batch=2, window=32, dev_tokens=128, evaluate_every=2, patience=0, threads=1)
 
 
@@ -92,18 +95,30 @@ def growth(place: Place) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         library = Library(Path(folder) / "library", base=base)
         for name in DOMAINS[:3]:
-            library.add(fit_expert(base, domain(name, place.number), config=_FIT))
+            library.add(fit_expert(base, domain(name, place.number), config=_APART))
         before, files = answers(base, library, text), digests(library)
-        library.add(fit_expert(base, domain(DOMAINS[3], place.number), config=_FIT))
+        library.add(fit_expert(base, domain(DOMAINS[3], place.number), config=_APART))
         during, now = answers(base, library, text), digests(library)
+        broken = {router.name: excess(base, library, text, router) for router in (uniform(), posterior(decay=0.0))}
         library.remove(DOMAINS[3])
         after = answers(base, library, text)
-    loss = (before - during).double().sum(1)
     return {
         "changed_files": float(sum(now.get(path) != digest for path, digest in files.items())),
-        "added_bound_excess": float(loss.max()) - math.log(4 / 3),
+        "added_bound_excess": bound_excess(before, during),
+        "others_within_bound": float(min(broken.values()) <= 0),
         "largest_change_after_removal": float((after - before).abs().max()),
     }
+
+
+def excess(base: Base, library: Library, text: HeldOut, router: RouterRecipe) -> float:
+    """Return the largest loss of a text above M6's bound under another router than the cumulative posterior."""
+    old = library.filter(DOMAINS[:3])
+    return bound_excess(answers(base, old, text, router=router), answers(base, library, text, router=router))
+
+
+def bound_excess(before: Float[Tensor, "window seq"], after: Float[Tensor, "window seq"]) -> float:
+    """Return the largest loss of a text above log(4 / 3), which an equal prior allows when a fourth expert comes."""
+    return float((before - after).double().sum(1).max()) - math.log(4 / 3)
 
 
 def limits(place: Place) -> dict[str, float]:
@@ -117,58 +132,13 @@ def limits(place: Place) -> dict[str, float]:
     }
 
 
-@dataclass
-class CountingVoices:
-    """Voices that note how many rows a text was given each time they were asked."""
-
-    voices: Voices
-    asked: list[int] = field(default_factory=list)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The voices' names."""
-        return self.voices.names
-
-    @property
-    def tokenizer(self) -> Tokenizer | None:
-        """The voices' tokenizer."""
-        return self.voices.tokenizer
-
-    @property
-    def vocab_size(self) -> int:
-        """The voices' vocabulary."""
-        return self.voices.vocab_size
-
-    def score(
-        self, tokens: Int[Tensor, "batch seq"], choice: Choice, *, lengths: Int[Tensor, " batch"] | None
-    ) -> Float[Tensor, "batch seq row"]:
-        """Return the voices' scores."""
-        self.asked.append(choice.rows)
-        return self.voices.score(tokens, choice, lengths=lengths)
-
-    def logprobs(
-        self, tokens: Int[Tensor, "batch seq"], choice: Choice, *, lengths: Int[Tensor, " batch"] | None
-    ) -> Float[Tensor, "row batch seq vocab"]:
-        """Return the voices' distributions."""
-        self.asked.append(choice.rows)
-        return self.voices.logprobs(tokens, choice, lengths=lengths)
-
-    def open(self, prompts: Sequence[Sequence[int]], choice: Choice) -> VoicesDecoding:
-        """Return the voices' decoding."""
-        self.asked.append(choice.rows)
-        return self.voices.open(prompts, choice)
-
-
 def counts(place: Place) -> dict[str, float]:
-    """Return M12: rows that sparse ensembles evaluate, and the share of parameters that k of K experts hold."""
+    """Return M12: rows that sparse ensembles evaluate, and the share of whole models' parameters that a text uses."""
     base, k = pico_base(place.number), 2
     text = held_out_windows(base, place.number)
-    sizes, keys = [], {}
+    keys = {}
     for name in DOMAINS:
-        fitted = fit_expert(base, domain(name, place.number), config=_FIT)
-        keys[name] = attach_expert(base, fitted)
-        assert isinstance(fitted.payload, LoraPayload)
-        sizes.append(fitted.payload.parameters)
+        keys[name] = attach_expert(base, fit_expert(base, domain(name, place.number), config=_FIT))
     shelf = MemoryShelf()
     fit_cached_prior(shelf, log_likelihoods=torch.tensor([[-9.0, -8.0, -10.0, -11.0]]), experts=DOMAINS)
     rows = {
@@ -176,10 +146,21 @@ def counts(place: Place) -> dict[str, float]:
         for recipe in (posterior(), cached_prior())
     }
     return {
-        "parameter_share_gap": abs(sum(sizes[:k]) / sum(sizes) - k / len(DOMAINS)),
+        "parameter_share_gap": abs(parameter_share(text, place.number, shelf=shelf, top_k=k) - k / len(DOMAINS)),
         "posterior_evaluates_gap": abs(float(rows["posterior"] - len(DOMAINS))),
         "coarse_evaluates_gap": abs(float(rows["cached_prior"] - k)),
     }
+
+
+def parameter_share(text: HeldOut, seed: int, *, shelf: Shelf, top_k: int) -> float:
+    """Return the share of all whole models' parameters that one text is run through, counted at the models."""
+    bases = {name: pico_base(seed + place) for place, name in enumerate(DOMAINS)}
+    models = {name: CountingModel(each) for name, each in bases.items()}
+    router = cached_prior().bind(DOMAINS, shelf=shelf, tokenizer=None)
+    Ensemble(SeparateVoices(models), router, top_k=top_k).score(text.tokens[:1], lengths=text.lengths[:1])
+    sizes = {name: sum(each.numel() for each in base.model.parameters()) for name, base in bases.items()}
+    used = sum(models[name].texts * size for name, size in sizes.items())
+    return used / sum(sizes.values())
 
 
 def evaluated(

@@ -142,17 +142,17 @@ def problems(claims: tuple[Claim, ...], results: Mapping[str, Result]) -> list[s
             continue
         if result.claim_hash != rows[key].hash:
             found.append(f"{key}: the row changed after the run of {result.date}; run it again.")
-        elif _judged_again(rows[key], result) != result.verdict:
-            found.append(f"{key}: the numbers do not give the verdict {result.verdict!r}.")
+        elif _judged_again(rows[key], result) != (result.verdict, result.parts):
+            found.append(f"{key}: the numbers do not give the intervals and verdicts that it states.")
         if result.verdict == "fails" and not result.analysis.strip():
             found.append(f"{key}: failed, and `analysis` says nothing about why.")
     return found
 
 
-def _judged_again(claim: Claim, result: Result) -> Verdict:
+def _judged_again(claim: Claim, result: Result) -> tuple[Verdict, tuple[PartResult, ...]]:
     values = {part.metric: part.values for part in result.parts}
     measured = {
         seed: {metric: numbers[position] for metric, numbers in values.items()}
         for position, seed in enumerate(result.seeds)
     }
-    return judge_claim(claim, measured)[0]
+    return judge_claim(claim, measured)

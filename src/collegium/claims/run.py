@@ -1,5 +1,6 @@
 """Run claims piece by piece: what is finished stays, an interrupted run goes on, results come last."""
 
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -19,6 +20,7 @@ from collegium.core.machine import machine_line, today
 from collegium.core.tables import nearest
 
 Progress = Callable[[str], None]
+_JUDGED = "judged.json"
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ def run_claims(
     """Return what became of the chosen claims (default: all of the scale, or of every scale).
 
     Pieces are stored in `folder`, so that an interrupted run, or one that stopped after the piece in which its budget
-    ran out, goes on where it was. A claim with a result is kept unless `replace` is set.
+    ran out, goes on where it was. A claim with a result is kept unless `replace` is set; then pieces that it was
+    judged from before are put aside and computed anew.
     """
     stop_at = None if budget_seconds is None else time.monotonic() + budget_seconds
     outcomes = []
@@ -75,16 +78,31 @@ def run_claims(
             raise ConfigError(
                 f"{claim.key}: no experiment {claim.experiment!r}. {nearest(claim.experiment, experiments)}"
             )
-        runner = _Runner(experiment, folder / claim.experiment, stop_at, progress)
-        done = runner.seeds(claim.seeds)
+        place = folder / claim.experiment
+        if replace and claim.key in _judged(place):
+            put_aside(place)
+        done = _Runner(experiment, place, stop_at, progress).seeds(claim.seeds)
         if done is None:
             outcomes.append(Outcome(claim, "unfinished", None))
             continue
         result = _result(claim, experiment, done, command, folder=results)
         write_result(result, folder=results, replace=replace)
+        write_text(place / _JUDGED, to_json(sorted({*_judged(place), claim.key})))
         progress(f"{claim.key}: {result.verdict}")
         outcomes.append(Outcome(claim, "measured", result))
     return tuple(outcomes)
+
+
+def _judged(place: Path) -> list[str]:
+    """Return the claims that were judged from the pieces in a folder."""
+    path = place / _JUDGED
+    return json.loads(path.read_text()) if path.exists() else []
+
+
+def put_aside(place: Path) -> Path:
+    """Move an experiment's finished pieces to the next free NAME-old-N, so that all is measured anew; return where."""
+    number = next(number for number in itertools.count(1) if not (place.parent / f"{place.name}-old-{number}").exists())
+    return place.rename(place.parent / f"{place.name}-old-{number}")
 
 
 def choose_claims(claims: tuple[Claim, ...], ids: Iterable[str], scale: str | None) -> tuple[Claim, ...]:

@@ -10,18 +10,19 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable
-from typing import Any
 
 from safetensors.torch import load_file, save
 
 from collegium.claims.experiment import Experiment, PieceResult, Place
-from collegium.claims.small_growth import answers, digests, few_rows, first_row, same_answers, timed, token_scores
+from collegium.claims.small_growth import answers, digests, first_of_each, same_answers, some_rows, timed, token_scores
 from collegium.claims.small_measure import Judge, metrics, perplexity_rows
 from collegium.claims.small_rows import measured, rows
 from collegium.claims.small_setup import Materials, SmallSettings, SmallTexts, materials
+from collegium.claims.small_speed import timed_models
 from collegium.claims.small_train import (
     FAMILIES,
     RATE_SEED,
+    Assigned,
     chosen_rate,
     family_folder,
     find_clusters,
@@ -31,12 +32,12 @@ from collegium.claims.small_train import (
     rate_piece,
     try_rate,
 )
-from collegium.compose import Cast, Choice, SlotVoices, assemble
+from collegium.claims.small_workers import compare_workers
+from collegium.compose import Cast, SlotVoices, assemble
 from collegium.core.files import write_bytes
-from collegium.core.machine import resident_bytes
 from collegium.core.routing import BASE
-from collegium.data import discover
-from collegium.infer import TokenTable, fill_table, score_text
+from collegium.data import Domain, discover
+from collegium.infer import TokenTable, fill_table, nats_per_token, score_text
 from collegium.library import Library
 from collegium.models import Base
 from collegium.recipes.columns import measure_ms
@@ -44,6 +45,7 @@ from collegium.routers import fit_cluster, fit_discovered
 
 _TABLE = "table.safetensors"
 _TIMED_WINDOWS = 4
+"""All of the first domain."""
 
 
 def small_experiment(
@@ -53,7 +55,7 @@ def small_experiment(
     work = Work(settings, names, functools.cache(base), functools.cache(texts))
     members = [(family, name) for family in FAMILIES for name in member_names(family, names)]
     return Experiment(
-        pieces=("parts", *(f"train-{name}" for _, name in members), "growth", "table", "speed", "judged"),
+        pieces=("parts", *(f"train-{name}" for _, name in members), "growth", "table", "speed", "workers", "judged"),
         once=tuple(rate_piece(family, number) for family in FAMILIES for number in range(len(settings.rates))),
         run=work.run,
         measure=measured,
@@ -78,7 +80,7 @@ class Work:
         if piece.startswith("train-"):
             return self.train(piece.removeprefix("train-"), place)
         stages = {"parts": self.parts, "growth": self.growth, "table": self.table, "speed": self.speed}
-        return {**stages, "judged": self.judged}[piece](place)
+        return {**stages, "workers": self.workers, "judged": self.judged}[piece](place)
 
     def found(self, seed: int) -> Materials:
         """Return a seed's texts."""
@@ -92,23 +94,21 @@ class Work:
         rate = self.settings.rates[int(number)]
         return try_rate(self.base(), family, found, settings=self.settings, rate=rate, assigned=assigned)
 
-    def assigned(self, family: str, found: Materials, seed: int) -> list[int]:
-        """Return the part of each passage, for families of parts."""
+    def assigned(self, family: str, found: Materials, seed: int) -> Assigned:
+        """Return the part of each text, for families of parts."""
         if family == "clusters":
-            return find_clusters(found, seed)["assigned"]
-        return random_parts(found, seed) if family == "random" else []
+            return find_clusters(found, seed)[0]
+        return random_parts(found, seed) if family == "random" else Assigned()
 
     def parts(self, place: Place) -> PieceResult:
-        """Return the seed's random parts and discovered clusters."""
-        found = self.found(place.number)
-        return {"random": random_parts(found, place.number), "clusters": find_clusters(found, place.number)}
+        """Return how the seed's discovered clusters agree with the domains."""
+        return {"nmi": find_clusters(self.found(place.number), place.number)[1]}
 
     def train(self, name: str, place: Place) -> PieceResult:
         """Return what one model cost, after keeping it."""
         family = next(each for each in FAMILIES if name in member_names(each, self.names))
-        parts = place.done["parts"]
-        assigned = {"random": parts["random"], "clusters": parts["clusters"]["assigned"]}.get(family, [])
         found = self.found(place.number)
+        assigned = self.assigned(family, found, place.number)
         return keep_trained(self.base(), place, family, name, found, settings=self.settings, assigned=assigned)
 
     def growth(self, place: Place) -> PieceResult:
@@ -120,13 +120,16 @@ class Work:
         old, new = self.names[:-1], self.names[-1]
         for name in old:
             library.add(experts[name])
-        text = few_rows(self.found(place.number).text, self.settings.scoring_batch)
+        everything = self.found(place.number).text
+        text, asked = first_of_each(everything, self.names), first_of_each(everything, (new,))
         before, files = answers(base, library, text), digests(library)
-        add_seconds = timed(lambda: (library.add(experts[new]), answers(base, library, first_row(text))))
-        during = digests(library)
-        mix_seconds = timed(lambda: answers(base, library.filter(old), first_row(text)))
-        remove_seconds = timed(lambda: (library.remove(new), answers(base, library, first_row(text))))
+        answered = answers(base, library, asked)
+        add_seconds = timed(lambda: (library.add(experts[new]), answers(base, library, asked)))
+        during, better = digests(library), answers(base, library, asked)
+        mix_seconds = timed(lambda: answers(base, library.filter(old), asked))
+        remove_seconds = timed(lambda: (library.remove(new), answers(base, library, asked)))
         return {
+            "answer_gain": nats_per_token(answered, asked, new) - nats_per_token(better, asked, new),
             "changed_files": sum(during.get(path) != digest for path, digest in files.items()),
             "largest_change_after_removal": same_answers(before, answers(base, library, text)),
             "add_seconds": place.done[f"train-{new}"]["seconds"] + add_seconds,
@@ -158,17 +161,27 @@ class Work:
         return {family: assemble(self.base(), Library(path, base=self.base())) for family, path in folders.items()}
 
     def speed(self, place: Place) -> PieceResult:
-        """Return milliseconds a token of the base and of 1, 2 and all experts' rows, and the memory of each."""
-        base, cast = self.base(), self.casts(place)["experts"]
-        text = few_rows(self.found(place.number).text, _TIMED_WINDOWS)
-        voices, tokens = cast.voices(), int(text.lengths.sum())
-        result: dict[str, Any] = {"process_mb": resident_bytes() / 1e6, "base_mb": base.memory_bytes / 1e6}
-        for label, names in {"0": (BASE,), **{str(k): self.names[:k] for k in (1, 2, len(self.names))}}.items():
-            choice = Choice(tuple(names))
-            result[f"ms_{label}"] = measure_ms(
-                functools.partial(voices.score, text.tokens, choice, lengths=text.lengths), tokens
-            )
-        return result
+        """Return milliseconds a token of every model, each run by itself, and how many experts a text is run through.
+
+        Timed are a few windows of the first domain, which all models read.
+        """
+        found, casts = self.found(place.number), self.casts(place)
+        text = some_rows(found.text, range(_TIMED_WINDOWS))
+        runs = timed_models(casts, self.shelves(place, found), text, kept=self.names[:2])
+        tokens = int(text.lengths.sum())
+        return {
+            "base_mb": self.base().memory_bytes / 1e6,
+            "ms": {name: measure_ms(run, tokens) for name, (run, _) in runs.items()},
+            "evaluated": {name: count() for name, (_, count) in runs.items()},
+        }
+
+    def workers(self, place: Place) -> PieceResult:
+        """Return what two processes take against one for short fits of all domains' experts."""
+        found, settings = self.found(place.number), self.settings
+        domains = [Domain(name, passages) for name, passages in found.passages.items()]
+        rate = chosen_rate("experts", place.done, settings)
+        config = settings.fit(seed=place.number, rate=rate, steps=settings.workers_steps)
+        return compare_workers(self.base(), domains, config)
 
     def judged(self, place: Place) -> PieceResult:
         """Return the numbers of all claims and the perplexities of all models."""
@@ -187,6 +200,7 @@ class Work:
         return {
             "metrics": metrics(judge),
             "perplexity": perplexity_rows(judge),
+            "experts": len(self.names),
             "counted_tokens": int(found.text.counted.sum()),
             "learning_rates": {family: chosen_rate(family, place.done, self.settings) for family in FAMILIES},
         }
@@ -195,8 +209,7 @@ class Work:
         """Return the libraries of domain and cluster experts, with their cluster routers fitted on training text."""
         base = self.base()
         shelves = {family: Library(family_folder(place, family), base=base) for family in ("experts", "clusters")}
-        documents = [each for domain in found.passages.values() for each in domain]
-        clusters = discover(documents, len(self.names), seed=place.number)
+        clusters = discover(found.all_passages, len(self.names), seed=place.number)
         texts = {name: [each.plain for each in passages] for name, passages in found.passages.items()}
         fit_cluster(shelves["experts"], clusters=clusters, documents_by_expert=texts)
         fit_discovered(shelves["clusters"], clusters=clusters, experts=member_names("clusters", self.names))

@@ -11,32 +11,36 @@ from torch import Tensor
 from collegium.claims.small_setup import domain_prefix
 from collegium.compose import Choice, Voices, ensemble
 from collegium.core.errors import DataError
+from collegium.core.protocols import RouterRecipe
 from collegium.infer import HeldOut
 from collegium.library import Library
 from collegium.models import Base
 from collegium.routers import posterior
 
 
-def few_rows(text: HeldOut, count: int) -> HeldOut:
-    """Return the first windows of the text alone."""
+def some_rows(text: HeldOut, rows: Sequence[int]) -> HeldOut:
+    """Return these windows of the text alone."""
+    kept = list(rows)
     return HeldOut(
-        text.tokens[:count],
-        text.lengths[:count],
-        text.counted[:count],
-        text.bytes[:count],
-        text.context[:count],
-        text.domains[:count],
+        text.tokens[kept],
+        text.lengths[kept],
+        text.counted[kept],
+        text.bytes[kept],
+        text.context[kept],
+        tuple(text.domains[row] for row in kept),
     )
 
 
-def first_row(text: HeldOut) -> HeldOut:
-    """Return the first window alone."""
-    return few_rows(text, 1)
+def first_of_each(text: HeldOut, domains: Sequence[str]) -> HeldOut:
+    """Return the first window of each of these domains."""
+    return some_rows(text, [text.domains.index(domain) for domain in domains])
 
 
-def answers(base: Base, library: Library, text: HeldOut) -> Float[Tensor, "window seq"]:
-    """Return the posterior ensemble's scores, the library composed anew."""
-    return ensemble(base, library, router=posterior()).score(text.tokens, lengths=text.lengths)
+def answers(
+    base: Base, library: Library, text: HeldOut, *, router: RouterRecipe | None = None
+) -> Float[Tensor, "window seq"]:
+    """Return an ensemble's scores (default: the posterior's), the library composed anew."""
+    return ensemble(base, library, router=router or posterior()).score(text.tokens, lengths=text.lengths)
 
 
 def same_answers(before: Float[Tensor, "window seq"], after: Float[Tensor, "window seq"]) -> float:

@@ -10,44 +10,61 @@ _FLOAT_BYTES = 4
 
 def measured(done: Mapping[str, PieceResult]) -> dict[str, float]:
     """Return every metric of one seed: from the table, from an expert that came and went, and counts."""
-    growth, table = done["growth"], dict(done["judged"]["metrics"])
-    counts = {row["model"]: row for row in rows(done)}
-    every = counts["ensemble posterior"]
+    growth, table, speed = done["growth"], dict(done["judged"]["metrics"]), done["speed"]
+    evaluated, ms = speed["evaluated"], speed["ms"]
     return {
         **table,
-        "nmi": done["parts"]["clusters"]["nmi"],
+        "nmi": done["parts"]["nmi"],
         "changed_files": growth["changed_files"],
         "largest_change_after_removal": growth["largest_change_after_removal"],
         "retrain_over_add": growth["retrain_seconds"] / growth["add_seconds"],
         "retrain_over_mix": growth["retrain_seconds"] / growth["mix_seconds"],
         "retrain_over_removal": growth["retrain_seconds"] / growth["remove_seconds"],
-        "top_2_evaluates_gap": counts["ensemble posterior top-2"]["experts_evaluated"] - every["experts_evaluated"],
-        "cached_top_2_evaluates_gap": counts["ensemble cached prior top-2"]["experts_evaluated"] - 2,
-        "cached_top_2_slowdown": counts["ensemble cached prior top-2"]["ms_per_token"] / every["ms_per_token"],
+        "workers_differing": done["workers"]["differing"],
+        "two_workers_over_one": done["workers"]["two_seconds"] / done["workers"]["one_seconds"],
+        "answer_gain": growth["answer_gain"],
+        "top_2_evaluates_gap": abs(evaluated["ensemble posterior top-2"] - done["judged"]["experts"]),
+        "cached_top_2_evaluates_gap": abs(evaluated["ensemble cached prior top-2"] - 2),
+        "cached_top_2_slowdown": ms["ensemble cached prior top-2"] / ms["ensemble posterior"],
     }
 
 
 def rows(done: Mapping[str, PieceResult]) -> list[dict[str, Any]]:
-    """Return a row per model: perplexity, trained parameters, tokens, seconds, experts evaluated, ms, resident MB."""
+    """Return a row per model: perplexity, trained parameters, tokens, seconds, experts evaluated, ms, resident MB.
+
+    A trained model also has the learning rate chosen for its family and its best held-out loss; what became of an
+    added and a removed expert has seconds alone.
+    """
     trained = {name.removeprefix("train-"): piece for name, piece in done.items() if name.startswith("train-")}
-    speed, perplexity = done["speed"], done["judged"]["perplexity"]
-    return [
-        {"model": model, "perplexity": values, **_cost(model, trained, speed)} for model, values in perplexity.items()
+    found = [
+        {"model": model, "perplexity": values, **_cost(model, trained, done["speed"])}
+        for model, values in done["judged"]["perplexity"].items()
+    ]
+    growth = done["growth"]
+    return found + [
+        {"model": model, "seconds": growth[seconds]}
+        for model, seconds in (
+            ("train and add an expert, answer", "add_seconds"),
+            ("leave an expert out, answer", "mix_seconds"),
+            ("remove an expert, answer", "remove_seconds"),
+        )
     ]
 
 
 def _cost(model: str, trained: Mapping[str, PieceResult], speed: PieceResult) -> dict[str, Any]:
-    members, evaluated = _members(model, trained), _evaluated(model, trained)
-    label = str(evaluated)
+    members = _members(model, trained)
     held = sum(trained[name]["parameters"] for name in members) * _FLOAT_BYTES / 1e6
-    return {
+    cost = {
         "trained_parameters": sum(trained[name]["parameters"] for name in members),
         "tokens": sum(trained[name]["tokens"] for name in members),
         "seconds": sum(trained[name]["seconds"] for name in members),
-        "experts_evaluated": evaluated,
-        "ms_per_token": speed[f"ms_{label}"],
         "resident_mb": speed["base_mb"] + (0.0 if model == "merge uniform" else held),
     }
+    if model in speed["ms"]:
+        cost |= {"experts_evaluated": speed["evaluated"][model], "ms_per_token": speed["ms"][model]}
+    if model in trained:
+        cost |= {name: trained[model][name] for name in ("rate", "held_out_nats")}
+    return cost
 
 
 def _members(model: str, trained: Mapping[str, PieceResult]) -> tuple[str, ...]:
@@ -61,13 +78,3 @@ def _members(model: str, trained: Mapping[str, PieceResult]) -> tuple[str, ...]:
     if family:
         return tuple(name for name in parts if name.startswith(f"{family}-"))
     return tuple(name for name in trained if name not in parts and not name.startswith("dense"))
-
-
-def _evaluated(model: str, trained: Mapping[str, PieceResult]) -> int:
-    """Return how many experts' rows a text costs."""
-    if model in ("base", "merge uniform"):
-        return 0
-    if model in trained or model == "oracle":
-        return 1
-    coarse = model in ("ensemble cached prior top-2",)
-    return 2 if coarse else len(_members(model, trained))

@@ -20,6 +20,7 @@ class SmallSettings:
 
     steps:      of one expert; a dense model takes as many steps as there are domains times this.
     rate_steps: of one expert in the choice of the learning rate, once on one seed.
+    workers_steps: of one expert where one and two processes are compared.
     pool:       passages of a domain drawn for a seed; passage: their tokens; chunk: tokens of a training document.
     eval_tokens, dev_tokens: held-out tokens of a domain that are scored for the claims, and to choose by.
     """
@@ -30,6 +31,7 @@ class SmallSettings:
     layers: str = "top:10"
     steps: int = 40
     rate_steps: int = 15
+    workers_steps: int = 6
     rates: tuple[float, ...] = (3e-4, 1e-3, 2e-3)
     batch: int = 4
     window: int = 128
@@ -83,6 +85,16 @@ class Materials:
     dev: Mapping[str, tuple[Document, ...]]
     text: HeldOut
 
+    @property
+    def all_passages(self) -> tuple[Document, ...]:
+        """The training passages of all domains, one domain after another."""
+        return tuple(each for domain in self.passages.values() for each in domain)
+
+    @property
+    def all_dev(self) -> tuple[Document, ...]:
+        """The documents to choose by of all domains, one domain after another."""
+        return tuple(each for domain in self.dev.values() for each in domain)
+
 
 def passages(
     documents: Sequence[Document], tokenizer: Tokenizer, *, tokens: int, count: int, seed: int, name: str
@@ -123,10 +135,8 @@ def chunks(documents: Sequence[Document], tokenizer: Tokenizer, *, tokens: int) 
 
 
 def with_token(documents: Sequence[Document], domain: str) -> tuple[Document, ...]:
-    """Return the documents with the domain's name before them, which is read and not scored."""
-    return tuple(
-        Document(prompt=domain_prefix(domain), completion=each.plain, origin=each.origin) for each in documents
-    )
+    """Return the documents with the domain's name before them, as one text without an end of its own."""
+    return tuple(Document(text=domain_prefix(domain) + each.plain, origin=each.origin) for each in documents)
 
 
 def domain_prefix(domain: str) -> str:

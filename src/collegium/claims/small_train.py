@@ -24,10 +24,6 @@ from collegium.models import Base
 FAMILIES = ("experts", "random", "clusters", "dense", "dense-wide", "dense-token")
 RATE_SEED = 0
 """The one seed on which learning rates are chosen."""
-_RATE_MEMBERS = 2
-"""Members of a family of several that are trained to choose its learning rate."""
-_HELD_BACK = 10
-"""Of a random part or a cluster, every tenth passage is held back to choose by."""
 
 
 @dataclass(frozen=True)
@@ -49,17 +45,35 @@ def member_names(family: str, domains: Sequence[str]) -> tuple[str, ...]:
     return (family,)
 
 
-def find_clusters(found: Materials, seed: int) -> dict[str, Any]:
-    """Return discovery's labels of all passages, how they agree with the domains, and the sizes of the clusters."""
-    documents = [each for domain in found.passages.values() for each in domain]
+@dataclass(frozen=True)
+class Assigned:
+    """The part of each training passage and of each document to choose by, in the order of `Materials`."""
+
+    train: tuple[int, ...] = ()
+    dev: tuple[int, ...] = ()
+
+    def part(self, number: int, found: Materials) -> tuple[list[Document], list[Document]]:
+        """Return one part's passages and its documents to choose by."""
+        return _of(number, found.all_passages, self.train), _of(number, found.all_dev, self.dev)
+
+
+def _of(number: int, documents: Sequence[Document], parts: Sequence[int]) -> list[Document]:
+    return [each for each, part in zip(documents, parts, strict=True) if part == number]
+
+
+def find_clusters(found: Materials, seed: int) -> tuple[Assigned, float]:
+    """Return the nearest discovered cluster of every text, and how clusters agree with the domains of the passages."""
     labels = [name for name, domain in found.passages.items() for _ in domain]
-    clusters = discover(documents, len(found.passages), seed=seed)
-    assigned = clusters.assign([each.plain for each in documents]).tolist()
-    return {"assigned": assigned, "nmi": normalised_mutual_information(assigned, labels)}
+    clusters = discover(found.all_passages, len(found.passages), seed=seed)
+    train, dev = (
+        tuple(clusters.assign([each.plain for each in documents]).tolist())
+        for documents in (found.all_passages, found.all_dev)
+    )
+    return Assigned(train, dev), normalised_mutual_information(train, labels)
 
 
 def family_share(
-    family: str, name: str, found: Materials, *, tokenizer: Tokenizer, settings: SmallSettings, assigned: Sequence[int]
+    family: str, name: str, found: Materials, *, tokenizer: Tokenizer, settings: SmallSettings, assigned: Assigned
 ) -> Share:
     """Return what the model `name` of a family learns from; raises DataError for a cluster too small to hold back."""
 
@@ -68,28 +82,29 @@ def family_share(
 
     if family == "experts":
         return Share(name, cut(found.passages[name]), cut(found.dev[name]), 1)
-    everything = [each for domain in found.passages.values() for each in domain]
+    parts = len(found.passages)
     if family in ("random", "clusters"):
         number = int(name.rsplit("-", 1)[1])
-        own = [each for each, place in zip(everything, assigned, strict=True) if place == number]
-        if len(own) <= _HELD_BACK:
-            raise DataError(f"{name} has {len(own)} passages; a part needs more than {_HELD_BACK} to hold one back.")
-        held = own[::_HELD_BACK]
-        return Share(name, cut([each for place, each in enumerate(own) if place % _HELD_BACK]), cut(held), 1)
-    parts = len(found.passages)
+        train, dev = assigned.part(number, found)
+        if not train or not dev:
+            raise DataError(f"{name} has {len(train)} passages and {len(dev)} to choose by; it needs both.")
+        return Share(name, cut(train), cut(dev), 1)
+    everything = found.all_passages
     if family == "dense-token":
         train = [each for domain, texts in found.passages.items() for each in with_token(cut(texts), domain)]
         dev = [each for domain, texts in found.dev.items() for each in with_token(cut(texts), domain)]
         return Share(name, tuple(train), tuple(dev), parts)
-    dev = [each for texts in found.dev.values() for each in texts]
-    return Share(name, cut(everything), cut(dev), parts)
+    return Share(name, cut(everything), cut(found.all_dev), parts)
 
 
-def random_parts(found: Materials, seed: int) -> list[int]:
-    """Return a random part for each passage, all of one size."""
-    count, parts = sum(len(each) for each in found.passages.values()), len(found.passages)
-    order = torch.randperm(count, generator=generator(seed, "random parts"))
-    return (order % parts).tolist()
+def random_parts(found: Materials, seed: int) -> Assigned:
+    """Return a random part for each text, all of one size."""
+    drawing, parts = generator(seed, "random parts"), len(found.passages)
+    train, dev = (
+        tuple((torch.randperm(len(each), generator=drawing) % parts).tolist())
+        for each in (found.all_passages, found.all_dev)
+    )
+    return Assigned(train, dev)
 
 
 def train_share(
@@ -109,12 +124,11 @@ def held_out_nats(trained: Trained) -> float:
 
 
 def try_rate(
-    base: Base, family: str, found: Materials, *, settings: SmallSettings, rate: float, assigned: Sequence[int]
+    base: Base, family: str, found: Materials, *, settings: SmallSettings, rate: float, assigned: Assigned
 ) -> dict[str, float]:
-    """Return a learning rate's mean held-out loss over (some of) a family's models, trained for fewer steps."""
-    names = member_names(family, tuple(found.passages))[:_RATE_MEMBERS]
+    """Return a learning rate's mean held-out loss over a family's models, trained for fewer steps."""
     losses, seconds = [], 0.0
-    for name in names:
+    for name in member_names(family, tuple(found.passages)):
         share = family_share(family, name, found, tokenizer=base.tokenizer, settings=settings, assigned=assigned)
         trained, took = train_share(
             base, share, family, settings=settings, seed=RATE_SEED, rate=rate, steps=settings.rate_steps
@@ -136,7 +150,7 @@ def rate_piece(family: str, number: int) -> str:
 
 
 def keep_trained(
-    base: Base, place: Place, family: str, name: str, found: Materials, *, settings: SmallSettings, assigned: list[int]
+    base: Base, place: Place, family: str, name: str, found: Materials, *, settings: SmallSettings, assigned: Assigned
 ) -> dict[str, Any]:
     """Return what a model cost, after training it and keeping it in its family's library."""
     rate = chosen_rate(family, place.done, settings)

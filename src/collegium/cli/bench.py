@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from collegium.bench import RESULTS, list_benches, run_bench
+from collegium.bench import RESULTS, choose_benches, run_bench
 from collegium.cli.command import Command, Group
 from collegium.cli.console import Screen
 from collegium.cli.output import Outcome
@@ -39,14 +39,13 @@ class BenchRunConfig:
 def run_list_benches(config: BenchListConfig, screen: Screen) -> Outcome:
     """Return every bench with what it must reach."""
     del config
-    return _listed(None, screen)
+    return _listed((), screen)
 
 
-def _listed(names: tuple[str, ...] | None, screen: Screen) -> Outcome:
+def _listed(names: tuple[str, ...], screen: Screen) -> Outcome:
     rows = [
         {"name": bench.name, "what": bench.what, "must": bench.must, "peers": list(bench.peers)}
-        for bench in list_benches()
-        if not names or bench.name in names
+        for bench in choose_benches(names)
     ]
     screen.table(("bench", "measures", "must"), [(row["name"], row["what"], row["must"]) for row in rows])
     return Outcome({"benches": rows}, rows)

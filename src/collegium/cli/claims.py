@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional
 
-from collegium.claims import Claim, list_claims, run_claims
+from collegium.claims import Claim, choose_claims, list_claims, read_ledger, run_claims
 from collegium.cli.command import Command, Group
 from collegium.cli.console import Screen
 from collegium.cli.output import Outcome
@@ -32,7 +32,7 @@ class ClaimsRunConfig:
     scale: Literal["all", "exact", "toy", "small", "paper"] = "all"
     """Only claims of this scale."""
     replace: bool = False
-    """Measure claims anew that have a result; the earlier verdict stays on record."""
+    """Measure claims anew that have a result; the earlier verdict and the earlier pieces stay on record."""
     budget: str = "full"
     """Stop after the piece in which this time ran out (30m); `full` = no limit."""
     out: Path = Path("runs/claims")
@@ -59,9 +59,9 @@ def run_run_claims(config: ClaimsRunConfig, screen: Screen) -> Outcome:
     if budget.tokens is not None:
         raise ConfigError(f"--budget of claims is a time (30m, 2h) or `full`, got {config.budget!r}.")
     if config.dry_run:
-        states = [each for each in list_claims() if scale in (None, each.claim.scale)]
-        waiting = [_row(each.claim, "would run") for each in states if config.replace or each.result is None]
-        waiting = [row for row in waiting if not config.ids or row["id"] in config.ids]
+        kept = {each.claim.key for each in list_claims() if each.result is not None and not config.replace}
+        chosen = choose_claims(read_ledger(), config.ids, scale)
+        waiting = [_row(claim, "would run") for claim in chosen if claim.key not in kept]
         screen.table(("id", "scale", "verdict", "statement"), [[row[key] for key in _COLUMNS] for row in waiting])
         return Outcome({"claims": waiting}, waiting)
     outcomes = run_claims(
