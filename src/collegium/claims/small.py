@@ -200,7 +200,6 @@ class Work:
         return {
             "metrics": metrics(judge),
             "perplexity": perplexity_rows(judge),
-            "experts": len(self.names),
             "counted_tokens": int(found.text.counted.sum()),
             "learning_rates": {family: chosen_rate(family, place.done, self.settings) for family in FAMILIES},
         }

@@ -23,7 +23,7 @@ def measured(done: Mapping[str, PieceResult]) -> dict[str, float]:
         "workers_differing": done["workers"]["differing"],
         "two_workers_over_one": done["workers"]["two_seconds"] / done["workers"]["one_seconds"],
         "answer_gain": growth["answer_gain"],
-        "top_2_evaluates_gap": abs(evaluated["ensemble posterior top-2"] - done["judged"]["experts"]),
+        "top_2_evaluates_gap": abs(evaluated["ensemble posterior top-2"] - evaluated["ensemble posterior"]),
         "cached_top_2_evaluates_gap": abs(evaluated["ensemble cached prior top-2"] - 2),
         "cached_top_2_slowdown": ms["ensemble cached prior top-2"] / ms["ensemble posterior"],
     }
