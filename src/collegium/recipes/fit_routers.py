@@ -18,8 +18,8 @@ from collegium.routers import CachedSequences, fit_cached_prior, fit_classifier,
 FITTED = ("classifier", "cluster", "cached_prior")
 """The routers that a library's texts are fitted for, by the names they lie under."""
 CACHED_SEQUENCES = 24
-"""Held-out sequences behind a cached prior, shared by the domains. The paper takes 100; at its alpha of 0.3 all those
-before the last 24 weigh 0.02 % together, and scoring them would cost a build a minute."""
+"""Held-out sequences behind a cached prior, shared by the domains; every newcomer is scored on them. The paper takes
+100, but at its alpha of 0.3 all those before the last 24 weigh 0.02 % together (0.7 to the 24th)."""
 FIT_DOCUMENTS = 400
 """At most this many documents a domain for a classifier."""
 
