@@ -3,6 +3,7 @@
 import os
 
 import pytest
+import torch
 from tiny_library import BASE, in_child, make_expert, wait_for
 
 from collegium.core import files
@@ -60,6 +61,18 @@ def test_measurements_of_eight_processes_are_all_kept(library):
     children = [in_child(lambda process=process: measuring(process)) for process in range(8)]
     assert [wait_for(child) for child in children] == [0] * 8
     assert len({tuple(each.items()) for each in library.metrics("law")}) == 40
+
+
+def test_rows_that_eight_processes_add_to_one_fit_are_all_kept(library):
+    def growing(process):
+        for number in range(5):
+            Library(library.path).update_router(
+                "prior", lambda tensors, card, row=f"{process}-{number}": ({**tensors, row: torch.ones(1)}, card)
+            )
+
+    children = [in_child(lambda process=process: growing(process)) for process in range(8)]
+    assert [wait_for(child) for child in children] == [0] * 8
+    assert len(library.load_router("prior")[0]) == 41
 
 
 def test_what_a_living_writer_is_writing_is_left_alone(library):

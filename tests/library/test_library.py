@@ -238,6 +238,9 @@ def test_lineage_is_a_tree_and_survives_a_lost_parent(library):
     assert removal.removed == ("law",)
     assert removal.kept == ("leaf", "pair")
     assert removal.traces == ("prior",)
+    library.save_router("prior", {"rows": torch.eye(1)}, {"experts": {"code": None}, "first": ["code", "sea"]})
+    library.add(make_expert("sea", 3))
+    assert library.remove("sea").traces == ("prior",)
     lost = library.show("leaf").lineage.parents[0].parents[1]
     assert (lost.name, lost.found) == ("law", False)
     library.add(make_expert("law", 8))
@@ -333,6 +336,7 @@ def test_a_read_only_library_writes_nothing(library):
         lambda: closed.measure("law", {}),
         lambda: closed.set_defaults(router="uniform"),
         lambda: closed.save_router("r", {}, {}),
+        lambda: closed.update_router("r", lambda tensors, card: (tensors, card)),
     ):
         with pytest.raises(ResourceError, match="read-only"):
             action()

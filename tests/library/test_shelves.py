@@ -102,3 +102,20 @@ def test_a_library_of_a_newer_format_is_refused_by_an_open_one_too(library):
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 2}))
     with pytest.raises(NewerFormat):
         library.set_defaults(router="uniform")
+
+
+def test_a_router_is_changed_by_what_it_holds(library):
+    shelf: Shelf = library
+    shelf.update_router("prior", lambda tensors, card: ({"rows": 2 * tensors["rows"]}, {**card, "fit": 2}))
+    tensors, card = library.load_router("prior")
+    assert torch.equal(tensors["rows"], 2 * torch.eye(2))
+    assert card == {"experts": ["code", "law"], "fit": 2}
+    with pytest.raises(UnknownName, match="'prior'"):
+        shelf.update_router("priro", lambda tensors, card: (tensors, card))
+
+
+def test_an_experts_digest_is_that_of_its_payload(library):
+    shelf: Shelf = library
+    assert shelf.expert_digest("law") == library["law"].digest
+    assert shelf.expert_digest("nobody") is None
+    assert library.filter(["law"]).expert_digest("code") is None

@@ -6,8 +6,10 @@ from hypothesis import strategies as st
 from collegium.core.errors import RoutingError, StaleRouter
 from collegium.core.protocols import Context, PrefixRouter
 from collegium.routers import (
+    CachedSequences,
     average_posterior,
     cached_prior,
+    cached_sequences,
     fit_cached_prior,
     grow_cached_prior,
     posterior,
@@ -119,3 +121,26 @@ def test_what_does_not_fit_is_refused(fitted: MemoryShelf):
         fit_cached_prior(fitted, log_likelihoods=torch.full((3, 3), -torch.inf), experts=EXPERTS)
     with pytest.raises(RoutingError, match="alpha"):
         cached_prior(alpha=0.0)
+
+
+def test_another_expert_of_a_removed_ones_name_does_not_get_its_row(fitted: MemoryShelf):
+    fitted.digests["law"] = "another payload"
+    with pytest.raises(StaleRouter, match="law"):
+        cached_prior().bind(EXPERTS, shelf=fitted)
+    grow_cached_prior(fitted, expert="law", log_likelihoods=likelihoods(1, seed=1)[:, 0])
+    cached_prior().bind(EXPERTS, shelf=fitted)
+
+
+def test_the_texts_behind_it_come_back_whoever_came_and_went(fitted: MemoryShelf):
+    with pytest.raises(RoutingError, match="log-likelihoods alone"):
+        cached_sequences(fitted)
+    tokens, lengths = torch.arange(60).view(20, 3), torch.tensor([3, 2] * 10)
+    sequences = CachedSequences(tokens, lengths, ("law", "chat") * 10)
+    fit_cached_prior(fitted, log_likelihoods=likelihoods(3), experts=EXPERTS, sequences=sequences)
+    grow_cached_prior(fitted, expert="tokens", log_likelihoods=likelihoods(1, seed=1)[:, 0])
+    shrink_cached_prior(fitted, expert="law")
+    found = cached_sequences(fitted)
+    assert torch.equal(found.tokens, tokens)
+    assert torch.equal(found.lengths, lengths)
+    assert found.domains == sequences.domains
+    assert fitted.load_router("cached_prior")[1]["first"] == ["chat", "law"]

@@ -164,10 +164,21 @@ def test_the_default_is_the_classifier_where_it_knows_everybody(fitted: MemorySh
     assert first(("law", "code"), shelf=MemoryShelf(), tokenizer=letters) == [0.5] * 2
     assert first(("law", "code"), shelf=fitted) == [0.5] * 2
     assert first(("law", "code"), tokenizer=letters) == [0.5] * 2
+    fitted.digests["code"] = "of another expert, which took the name"
+    assert first(("law", "code"), shelf=fitted, tokenizer=letters) == [0.5] * 2
 
 
 def test_a_default_over_something_else_than_a_classifier_says_so(fitted: MemoryShelf, letters: LetterTokenizer):
     tensors, card = fitted.load_router("classifier")
     fitted.save_router("classifier", tensors, {**card, "router": "cluster"})
-    with pytest.raises(RoutingError, match="not a classifier"):
+    with pytest.raises(RoutingError, match="not a 'classifier'"):
         default().bind(FIRST, shelf=fitted, tokenizer=letters)
+
+
+def test_another_expert_of_a_removed_ones_name_does_not_get_its_row(fitted: MemoryShelf, texts: Texts):
+    fitted.digests["law"] = "another payload"
+    with pytest.raises(StaleRouter, match="law"):
+        classifier().bind(FIRST, shelf=fitted)
+    grow_classifier(fitted, expert="law", texts=texts.train["law"], dev=texts.dev["law"])
+    classifier().bind(FIRST, shelf=fitted)
+    assert fitted.load_router("classifier")[1]["first"] == sorted(FIRST)

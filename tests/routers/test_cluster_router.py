@@ -209,3 +209,14 @@ def test_bytes_that_are_no_character_do_not_wait_for_ever():
     done, word = read([0xFF] * 8 + list(b" to be"), Bytes())
     assert done.endswith(" to ")
     assert word == "be"
+
+
+def test_another_expert_of_a_removed_ones_name_does_not_get_its_centre(
+    fitted: MemoryShelf, texts: Texts, letters: LetterTokenizer
+):
+    fitted.digests["law"] = "another payload"
+    with pytest.raises(StaleRouter, match="law"):
+        cluster().bind(EXPERTS, shelf=fitted, tokenizer=letters)
+    grow_cluster(fitted, expert="law", documents=texts.train["law"])
+    cluster().bind(EXPERTS, shelf=fitted, tokenizer=letters)
+    assert fitted.load_router("cluster")[1]["first"] == sorted(EXPERTS)

@@ -1,6 +1,6 @@
 """What the parts promise to each other; interfaces are for orientation, nothing is inherited."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -157,9 +157,17 @@ class PrefixRouter(Protocol):
         ...
 
 
+RouterChange = Callable[[dict[str, Tensor], dict[str, Any]], tuple[Mapping[str, Tensor], Mapping[str, Any]]]
+"""Given a fit's tensors and card, returns the new ones; writes nothing itself."""
+
+
 @runtime_checkable
 class Shelf(Protocol):
     """Where fitted routers lie: tensors and a card under a name (a library's `routers/` folder)."""
+
+    def expert_digest(self, name: str) -> str | None:
+        """Return the checksum of an expert's payload, by which a row fitted for another of its name is told apart."""
+        ...
 
     def load_router(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the tensors and the card; raises UnknownName."""
@@ -167,6 +175,10 @@ class Shelf(Protocol):
 
     def save_router(self, name: str, tensors: Mapping[str, Tensor], card: Mapping[str, Any]) -> None:
         """Write both, whole or not at all; replaces an earlier fit."""
+        ...
+
+    def update_router(self, name: str, change: RouterChange) -> None:
+        """Write what `change` makes of both, alone from the look to the writing; raises UnknownName."""
         ...
 
 

@@ -60,9 +60,14 @@ def _traces(library: "Library", going: set[str]) -> tuple[str, ...]:
     found = []
     for router in library.router_names():
         try:
-            fitted = read_router_card(library.path / "routers" / router)["card"].get("experts", ())
+            card = read_router_card(library.path / "routers" / router)["card"]
         except CorruptExpert:
             continue  # `verify` tells; a damaged router must not keep an expert from being removed.
-        if isinstance(fitted, list) and going & set(map(str, fitted)):
+        if going & (_names(card.get("experts")) | _names(card.get("first"))):
             found.append(router)
     return tuple(found)
+
+
+def _names(value: object) -> set[str]:
+    """Return the experts that a router's card lists; a card from elsewhere may hold anything."""
+    return set(map(str, value)) if isinstance(value, list | dict) else set()

@@ -25,15 +25,10 @@ from collegium.core.files import (
     write_text,
 )
 from collegium.core.names import check_name
+from collegium.core.protocols import RouterChange
 from collegium.core.tables import nearest
 from collegium.core.tensors import tensor_bytes
-from collegium.experts import (
-    Expert,
-    check_expert,
-    load_expert,
-    read_card,
-    save_expert,
-)
+from collegium.experts import Expert, check_expert, load_expert, read_card, save_expert
 from collegium.library import shelves
 from collegium.library.incoming import received
 from collegium.library.index import Index, Row
@@ -163,6 +158,11 @@ class Library:
         """Return an expert's card; raises UnknownName, or CorruptExpert."""
         self._row(name)
         return read_card(self._folder(name))
+
+    def expert_digest(self, name: str) -> str | None:
+        """Return the checksum of an expert's payload, None when there is no such expert."""
+        row = self._find(name)
+        return None if row is None else row.digest
 
     def show(self, name: str) -> Shown:
         """Return everything known about an expert."""
@@ -303,6 +303,11 @@ class Library:
         with self._writing():
             self._check_free(name, what="router")
             shelves.write_router(self.path, name, tensors, card)
+
+    def update_router(self, name: str, change: RouterChange) -> None:
+        """Keep what `change` makes of a fitted router; no other writer comes in between. Raises UnknownName."""
+        with self._writing():
+            shelves.write_router(self.path, name, *change(*self.load_router(name)))
 
     def model_names(self) -> tuple[str, ...]:
         """Return the names of the compound models."""

@@ -21,7 +21,7 @@ class Removal:
     """What a removal did.
 
     removed: names that are gone. kept: descendants that stay; their cards still name the lost parent.
-    traces:  routers that were fitted with a removed expert, and keep what they learned from it until fitted again.
+    traces:  routers that have a row of a removed expert, or learned from its texts in their first fit.
     """
 
     removed: tuple[str, ...]

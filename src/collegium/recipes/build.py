@@ -31,9 +31,8 @@ from collegium.recipes.columns import Column, Way, build_way, column, oracle_col
 from collegium.recipes.common import Common
 from collegium.recipes.compare import rows as comparison_rows
 from collegium.recipes.dense import dense_rows
-from collegium.recipes.fit_routers import fit_routers
 from collegium.recipes.held_out import windows_of
-from collegium.recipes.keep import route_to, unrouted
+from collegium.recipes.keep import route_all
 from collegium.recipes.opening import DEFAULT_BASE, open_base
 from collegium.recipes.report import render
 from collegium.recipes.run_card import RunCard, make_card, run_folder, save_card
@@ -46,8 +45,6 @@ EVAL_TOKENS = 4096
 FULL_EVAL_TOKENS = 32_768
 FULL_STEPS = 240
 """Steps an expert under `--budget full`, unless others are given."""
-FITTED = ("classifier", "cluster", "cached_prior")
-"""The routers that a build fits."""
 RUN_ROUTERS = {"mix": ("uniform", "posterior"), "merge": ("uniform", "cached_prior")}
 """Of the compositions that cost a forward each, the ones a build runs; `compare` runs them all."""
 
@@ -107,7 +104,7 @@ def run(config: BuildConfig, *, watch: Watch, command: str = "build") -> RunCard
         train_one(base, library, domain, plan.fit, folder=folder / "checkpoints", watch=watch, start=start)
     cast = assemble(base, library)
     table = filled(cast, text, parts, watch=watch)
-    route_all(cast, library, corpus, seed=config.common.seed, watch=watch)
+    route_all(base, library, corpus, seed=config.common.seed, watch=watch)
     columns = composed_columns(cast, library, table, parts, watch=watch)
     discovered, clusters = discover_again(corpus, parts, seed=config.common.seed, watch=watch)
     removed = visited(cast, library, table, further_domain(clusters, corpus), plan, parts, watch=watch)
@@ -215,21 +212,6 @@ def filled(cast: Cast, text: HeldOut, parts: Parts, *, watch: Watch) -> TokenTab
         return {"table": fill_table(voices, text, voices.names, progress=lambda done, _: update(done)).log_probs}
 
     return TokenTable(text, voices.names, parts.tensors("table", inputs=inputs, compute=compute)["table"])
-
-
-def route_all(cast: Cast, library: Library, corpus: Corpus, *, seed: int, watch: Watch) -> None:
-    """Fit the routers where one is missing or lacks an expert; touch no other row where the texts are not all here."""
-    complete = all(
-        name in library.router_names() and set(cast.names) <= set(library.load_router(name)[1].get("experts", ()))
-        for name in FITTED
-    )
-    covered = set(cast.names) <= set(corpus.names)
-    if len(corpus.names) > 1 and ("classifier" not in library.router_names() or (covered and not complete)):
-        fit_routers(cast, library, corpus, seed=seed, watch=watch)
-        return
-    for domain in unrouted(library, corpus):
-        for line in route_to(library, domain):
-            watch.say(line)
 
 
 def composed_columns(cast: Cast, library: Library, table: TokenTable, parts: Parts, *, watch: Watch) -> list[Column]:

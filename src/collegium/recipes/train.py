@@ -7,7 +7,6 @@ from typing import Any
 
 from tyro.conf import OmitArgPrefixes, Positional
 
-from collegium.compose import assemble
 from collegium.core.errors import CollegiumError, ConfigError, TrainingError, UnknownName
 from collegium.core.tables import nearest
 from collegium.data import Corpus, Domain, read_domains
@@ -19,8 +18,7 @@ from collegium.recipes.branch import train_branch
 from collegium.recipes.budget import Budget, parse_budget
 from collegium.recipes.building.plan import OPTIMISER_COPIES, make_plan
 from collegium.recipes.common import Common
-from collegium.recipes.fit_routers import fit_routers
-from collegium.recipes.keep import route_to, unrouted
+from collegium.recipes.keep import route_all
 from collegium.recipes.opening import DEFAULT_BASE, open_base
 from collegium.recipes.reference import is_library
 from collegium.recipes.run_card import RunCard, make_card, run_folder
@@ -89,7 +87,7 @@ def run(config: TrainConfig, *, watch: Watch) -> RunCard:
     else:
         outcome = train_domains(base, library, waiting, fit, workers=config.workers, folder=folder, watch=watch)
     if config.routers:
-        route(base, library, corpus, config, watch=watch)
+        route_all(base, library, corpus, seed=config.common.seed, watch=watch)
     seconds = time.perf_counter() - start
     failed = {name: row["error"] for name, row in outcome.items() if "error" in row}
     if failed:
@@ -114,17 +112,6 @@ def dry_run(config: TrainConfig, base: Base, corpus: Corpus, *, threads: int, wa
     for line in plan.lines():
         watch.say(line)
     return make_card("train", config, {"plan": plan.to_json()}, time.perf_counter() - start)
-
-
-def route(base: Base, library: Library, corpus: Corpus, config: TrainConfig, *, watch: Watch) -> None:
-    """Fit the routers when the data covers the library; else give experts without rows theirs and touch no other."""
-    experts = library.names(task="language")
-    if len(experts) > 1 and set(experts) <= set(corpus.names):
-        fit_routers(assemble(base, library), library, corpus, seed=config.common.seed, watch=watch)
-        return
-    for domain in unrouted(library, corpus):
-        for line in route_to(library, domain):
-            watch.say(line)
 
 
 def train_whole(

@@ -2,8 +2,10 @@
 
 from collegium.routers.cached_prior import (
     CachedPrior,
+    CachedSequences,
     average_posterior,
     cached_prior,
+    cached_sequences,
     fit_cached_prior,
     grow_cached_prior,
     shrink_cached_prior,
@@ -24,6 +26,7 @@ __all__ = [
     "ENTRY_POINTS",
     "ROUTERS",
     "CachedPrior",
+    "CachedSequences",
     "Classifier",
     "Cluster",
     "Default",
@@ -36,6 +39,7 @@ __all__ = [
     "available",
     "average_posterior",
     "cached_prior",
+    "cached_sequences",
     "classifier",
     "cluster",
     "context_weights",

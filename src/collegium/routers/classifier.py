@@ -11,7 +11,7 @@ from collegium.core.errors import RoutingError
 from collegium.core.protocols import Context, PrefixRouter, Shelf, Tokenizer
 from collegium.core.routing import BASE
 from collegium.routers.features import count_features, scaled
-from collegium.routers.fitted import check_covered, load_fit
+from collegium.routers.fitted import covering_fit
 from collegium.routers.held import HeldRouter, check_experts
 
 CLASSIFIER = "classifier"
@@ -49,8 +49,7 @@ class Classifier:
     ) -> PrefixRouter:
         """Return the router; raises RoutingError when it was never fitted, StaleRouter when it lacks an expert."""
         check_experts(experts)
-        tensors, card = load_fit(shelf, self.fit, router=CLASSIFIER)
-        check_covered(experts, card["experts"], router=CLASSIFIER, fit=self.fit)
+        tensors, _ = covering_fit(experts, shelf, self.fit, router=CLASSIFIER)
         rows = Rows(
             torch.stack([tensors[f"row.{name}"] for name in experts]),
             torch.stack([tensors[f"calibration.{name}"] for name in experts]),

@@ -13,7 +13,7 @@ from collegium.core.randomness import derive_seed
 from collegium.core.tables import nearest
 from collegium.routers.classifier import CLASSIFIER, length_share
 from collegium.routers.features import BUCKETS, Sparse, count_features, excerpts, inverse_frequency, scaled
-from collegium.routers.fitted import fit_card, load_fit
+from collegium.routers.fitted import Fit, change_fit, fit_card, with_row, without_row
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -40,7 +40,7 @@ def fit_classifier(
         raise RoutingError(f"classifier: a first fit tells at least two experts apart, got {experts}.")
     samples = {each: _sample(each, texts_by_expert[each], dev_by_expert.get(each, ()), seed=seed) for each in experts}
     tensors = _background(experts, samples)
-    card = fit_card(CLASSIFIER, experts=experts, background=experts, seed=seed)
+    card = fit_card(CLASSIFIER, shelf, experts=experts, first=experts, seed=seed)
     for each in experts:
         tensors |= _row(each, samples[each], tensors, card=card)
     shelf.save_router(name, tensors, card)
@@ -50,18 +50,24 @@ def grow_classifier(
     shelf: Shelf, name: str = CLASSIFIER, *, expert: str, texts: Sequence[str], dev: Sequence[str]
 ) -> None:
     """Write one expert's row, against the background of the first fit; no other row changes."""
-    tensors, card = load_fit(shelf, name, router=CLASSIFIER)
-    row = _row(expert, _sample(expert, texts, dev, seed=card["seed"]), tensors, card=card)
-    shelf.save_router(name, {**tensors, **row}, {**card, "experts": sorted({*card["experts"], expert})})
+
+    def add(tensors: dict[str, Tensor], card: dict[str, Any]) -> Fit:
+        row = _row(expert, _sample(expert, texts, dev, seed=card["seed"]), tensors, card=card)
+        return {**tensors, **row}, with_row(card, shelf, expert)
+
+    change_fit(shelf, name, add, router=CLASSIFIER)
 
 
 def shrink_classifier(shelf: Shelf, name: str = CLASSIFIER, *, expert: str) -> None:
     """Drop one expert's row; its share of the background, if it took part in the first fit, stays until a new fit."""
-    tensors, card = load_fit(shelf, name, router=CLASSIFIER)
-    if expert not in card["experts"]:
-        raise RoutingError(f"classifier: the fit has no expert {expert!r}. {nearest(expert, card['experts'])}")
-    kept = {key: each for key, each in tensors.items() if key not in (f"row.{expert}", f"calibration.{expert}")}
-    shelf.save_router(name, kept, {**card, "experts": [each for each in card["experts"] if each != expert]})
+
+    def drop(tensors: dict[str, Tensor], card: dict[str, Any]) -> Fit:
+        if expert not in card["experts"]:
+            raise RoutingError(f"classifier: the fit has no expert {expert!r}. {nearest(expert, card['experts'])}")
+        kept = {key: each for key, each in tensors.items() if key not in (f"row.{expert}", f"calibration.{expert}")}
+        return kept, without_row(card, expert)
+
+    change_fit(shelf, name, drop, router=CLASSIFIER)
 
 
 _Sample = tuple[list[Sparse], list[Sparse]]
@@ -112,7 +118,7 @@ def _row(expert: str, sample: _Sample, tensors: Mapping[str, Tensor], *, card: M
     """Return one expert's row and calibration."""
     from sklearn.linear_model import LogisticRegression
 
-    owners: list[str] = card["background"]
+    owners: list[str] = card["first"]
     own = owners.index(expert) if expert in owners else -1
     inverse = tensors["inverse_frequency"]
     train, dev = sample[0], sample[1]

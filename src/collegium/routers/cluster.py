@@ -12,7 +12,7 @@ from collegium.core.errors import RoutingError
 from collegium.core.protocols import Context, PrefixRouter, RouterState, Shelf, Tokenizer
 from collegium.core.routing import Routing
 from collegium.data import Clusters
-from collegium.routers.fitted import check_covered, load_fit
+from collegium.routers.fitted import covering_fit
 from collegium.routers.held import check_experts
 from collegium.routers.words import Reading
 
@@ -57,9 +57,8 @@ class Cluster:
     ) -> PrefixRouter:
         """Return the router; raises RoutingError when it was never fitted, StaleRouter when an expert has no centre."""
         check_experts(experts)
-        tensors, _ = load_fit(shelf, self.fit, router=CLUSTER)
+        tensors, _ = covering_fit(experts, shelf, self.fit, router=CLUSTER)
         clusters, centres = clusters_and_centres(tensors)
-        check_covered(experts, centres, router=CLUSTER, fit=self.fit)
         if tokenizer is None:
             raise RoutingError("cluster reads words, but the base has no tokenizer; use uniform, fixed or posterior.")
         ordered = sorted(experts)

@@ -1,6 +1,7 @@
 """Fitting the cluster router: a feature space once, then one centre per expert that touches no other."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -10,7 +11,7 @@ from collegium.core.protocols import Shelf
 from collegium.core.tables import nearest
 from collegium.data import Clusters
 from collegium.routers.cluster import CENTRE, CLUSTER, SPACE, clusters_and_centres
-from collegium.routers.fitted import fit_card, load_fit
+from collegium.routers.fitted import Fit, change_fit, fit_card, with_row, without_row
 
 
 def fit_cluster(
@@ -34,20 +35,23 @@ def fit_discovered(shelf: Shelf, name: str = CLUSTER, *, clusters: Clusters, exp
 
 def grow_cluster(shelf: Shelf, name: str = CLUSTER, *, expert: str, documents: Sequence[str]) -> None:
     """Write one expert's centre, in the feature space of the first fit; no other centre changes."""
-    tensors, _ = load_fit(shelf, name, router=CLUSTER)
-    clusters, centres = clusters_and_centres(tensors)
-    space = {key: each for key, each in tensors.items() if key.startswith(SPACE)}
-    _keep(shelf, name, space, {**centres, expert: _centre(clusters, expert, documents)})
+
+    def add(tensors: dict[str, Tensor], card: dict[str, Any]) -> Fit:
+        clusters, _ = clusters_and_centres(tensors)
+        return {**tensors, f"{CENTRE}{expert}": _centre(clusters, expert, documents)}, with_row(card, shelf, expert)
+
+    change_fit(shelf, name, add, router=CLUSTER)
 
 
 def shrink_cluster(shelf: Shelf, name: str = CLUSTER, *, expert: str) -> None:
     """Drop one expert's centre; no other changes. What it added to the feature space stays until a new fit."""
-    tensors, _ = load_fit(shelf, name, router=CLUSTER)
-    experts = [key.removeprefix(CENTRE) for key in tensors if key.startswith(CENTRE)]
-    if expert not in experts:
-        raise RoutingError(f"cluster: the fit has no expert {expert!r}. {nearest(expert, experts)}")
-    kept = {key: each for key, each in tensors.items() if key != f"{CENTRE}{expert}"}
-    shelf.save_router(name, kept, fit_card(CLUSTER, experts=sorted(set(experts) - {expert})))
+
+    def drop(tensors: dict[str, Tensor], card: dict[str, Any]) -> Fit:
+        if expert not in card["experts"]:
+            raise RoutingError(f"cluster: the fit has no expert {expert!r}. {nearest(expert, card['experts'])}")
+        return {key: each for key, each in tensors.items() if key != f"{CENTRE}{expert}"}, without_row(card, expert)
+
+    change_fit(shelf, name, drop, router=CLUSTER)
 
 
 def _space(clusters: Clusters) -> dict[str, Tensor]:
@@ -60,9 +64,9 @@ def _centre(clusters: Clusters, expert: str, texts: Sequence[str]) -> Float[Tens
     known = embeddings.any(dim=1)
     if not bool(known.any()):
         raise RoutingError(f"cluster: no document of expert {expert!r} has a word that the feature space knows.")
-    return embeddings[known].mean(dim=0)
+    return embeddings[known].mean(dim=0).float()
 
 
 def _keep(shelf: Shelf, name: str, space: Mapping[str, Tensor], centres: Mapping[str, Tensor]) -> None:
-    rows = {f"{CENTRE}{expert}": centre.float().clone() for expert, centre in centres.items()}
-    shelf.save_router(name, {**space, **rows}, fit_card(CLUSTER, experts=sorted(centres)))
+    rows = {f"{CENTRE}{expert}": centre.clone() for expert, centre in centres.items()}
+    shelf.save_router(name, {**space, **rows}, fit_card(CLUSTER, shelf, experts=centres, first=tuple(centres)))

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-from collegium.core.errors import RoutingError, UnknownName
+from collegium.core.errors import UnknownName
 from collegium.core.protocols import PrefixRouter, Shelf, Tokenizer
 from collegium.routers.classifier import CLASSIFIER, Classifier
+from collegium.routers.fitted import check_kind, known_experts
 from collegium.routers.posterior import Posterior
 
 
@@ -44,9 +45,8 @@ class Default:
             _, card = shelf.load_router(self.fit)
         except UnknownName:
             return frozenset()
-        if card.get("router") != CLASSIFIER:
-            raise RoutingError(f"fit {self.fit!r} is not a classifier but a {card.get('router')!r}.")
-        return frozenset(card["experts"])
+        check_kind(card, self.fit, router=CLASSIFIER)
+        return known_experts(shelf, card)
 
 
 def default(threshold: float = 0.5, fit: str = CLASSIFIER) -> Default:

@@ -1,42 +1,109 @@
-"""Fits on the shelf: found, checked and refused with the way out."""
+"""Fits on the shelf: found, checked, changed, and refused with the way out."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from collegium.core.errors import RoutingError, StaleRouter, UnknownName
-from collegium.core.protocols import Shelf
+from collegium.core.protocols import RouterChange, Shelf
 
-FIT_VERSION = 1
+FIT_VERSION = 2
+
+Fit = tuple[dict[str, Tensor], dict[str, Any]]
+"""A fit's tensors and its card."""
 
 
-def load_fit(shelf: Shelf | None, fit: str, *, router: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_fit(shelf: Shelf | None, fit: str, *, router: str) -> Fit:
     """Return the tensors and the card of a router's fit; raises RoutingError when there is none, or of another kind."""
-    way_out = f"`collegium build DATA --library LIB` fits it; in Python, collegium.routers.fit_{router}."
     if shelf is None:
-        raise RoutingError(f"router {router!r} is fitted and kept with a library, but none was given. {way_out}")
+        raise RoutingError(
+            f"router {router!r} is fitted and kept with a library, but none was given. {_way_out(router)}"
+        )
     try:
         tensors, card = shelf.load_router(fit)
     except UnknownName as error:
-        raise RoutingError(f"router {router!r} was never fitted: the library has no fit {fit!r}. {way_out}") from error
-    if card.get("router") != router or card.get("version") != FIT_VERSION:
-        found = f"{card.get('router')!r} version {card.get('version')!r}"
-        raise RoutingError(f"fit {fit!r} is a {found}, not a {router!r} version {FIT_VERSION}. {way_out}")
+        raise _never_fitted(fit, router) from error
+    check_kind(card, fit, router=router)
     return tensors, card
 
 
-def check_covered(experts: Iterable[str], fitted: Iterable[str], *, router: str, fit: str) -> None:
-    """Raise StaleRouter when the fit lacks an expert."""
-    known = set(fitted)
+def covering_fit(experts: Iterable[str], shelf: Shelf | None, fit: str, *, router: str) -> Fit:
+    """Return a router's fit that has a row for each of these experts; raises StaleRouter when it lacks one.
+
+    A row counts for the expert it was fitted for: not for another that took its name.
+    """
+    tensors, card = load_fit(shelf, fit, router=router)
+    assert shelf is not None
+    known = known_experts(shelf, card)
     missing = [name for name in experts if name not in known]
     if missing:
         raise StaleRouter(
-            f"router {router!r} (fit {fit!r}) was fitted without {missing}: `collegium build DATA --library LIB` with "
+            f"router {router!r} (fit {fit!r}) was fitted without {missing}: `collegium train DATA --library LIB` with "
             f"their texts adds them; in Python, collegium.routers.grow_{router}. Or leave them out with ?experts=."
+        )
+    return tensors, card
+
+
+def change_fit(shelf: Shelf, fit: str, change: RouterChange, *, router: str) -> None:
+    """Replace a router's fit by what `change` makes of it; raises what `load_fit` raises."""
+
+    def checked(tensors: dict[str, Tensor], card: dict[str, Any]) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
+        check_kind(card, fit, router=router)
+        return change(tensors, card)
+
+    try:
+        shelf.update_router(fit, checked)
+    except UnknownName as error:
+        raise _never_fitted(fit, router) from error
+
+
+def known_experts(shelf: Shelf, card: Mapping[str, Any]) -> frozenset[str]:
+    """Return the experts whose rows in a fit are their own: fitted for the payload that now goes by the name."""
+    return frozenset(name for name, digest in card["experts"].items() if digest == shelf.expert_digest(name))
+
+
+def fit_card(
+    router: str,
+    shelf: Shelf,
+    *,
+    experts: Iterable[str],
+    first: Sequence[str],
+    **facts: Any,  # noqa: ANN401 - JSON values
+) -> dict[str, Any]:
+    """Return the card of a new fit.
+
+    experts: who has a row, each kept with the checksum of its payload.
+    first:   whose texts are in what the rows share, which growing and shrinking leave as it is.
+    """
+    rows = {name: shelf.expert_digest(name) for name in sorted(experts)}
+    return {"router": router, "version": FIT_VERSION, "experts": rows, "first": sorted(first), **facts}
+
+
+def with_row(card: Mapping[str, Any], shelf: Shelf, expert: str) -> dict[str, Any]:
+    """Return the card of a fit that has a new row for an expert."""
+    rows = {**card["experts"], expert: shelf.expert_digest(expert)}
+    return {**card, "experts": dict(sorted(rows.items()))}
+
+
+def without_row(card: Mapping[str, Any], expert: str) -> dict[str, Any]:
+    """Return the card of a fit whose row for an expert is gone."""
+    return {**card, "experts": {name: digest for name, digest in card["experts"].items() if name != expert}}
+
+
+def check_kind(card: Mapping[str, Any], fit: str, *, router: str) -> None:
+    """Raise RoutingError for the card of another router's fit, or of another version."""
+    if card.get("router") != router or card.get("version") != FIT_VERSION:
+        found = f"{card.get('router')!r} version {card.get('version')!r}"
+        raise RoutingError(
+            f"fit {fit!r} is a {found}, not a {router!r} version {FIT_VERSION}. "
+            f"`collegium library remove {fit} --library LIB` takes it away; then {_way_out(router)}"
         )
 
 
-def fit_card(router: str, **facts: Any) -> dict[str, Any]:  # noqa: ANN401 - a JSON object
-    """Return the card of a fit: the router, the format's version, and these facts."""
-    return {"router": router, "version": FIT_VERSION, **facts}
+def _never_fitted(fit: str, router: str) -> RoutingError:
+    return RoutingError(f"router {router!r} was never fitted: the library has no fit {fit!r}. {_way_out(router)}")
+
+
+def _way_out(router: str) -> str:
+    return f"`collegium train DATA --library LIB` fits it; in Python, collegium.routers.fit_{router}."

@@ -78,7 +78,7 @@ def visit(
     watch.say(f"adding a further expert from the texts of {domain.name!r}, then removing it")
     further = replace_name(domain)
     library.add(fit_expert(base, further, config=replace(fit, steps=steps)))
-    route_to(library, further)
+    route_to(assemble(base, library), library, further)
     during = composed(base, library, text)
     remove_expert(library, NAME)
     after = composed(base, library, text)
