@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from collegium.compose import Ensemble, SeparateVoices
+from collegium.compose import Ensemble, JoinedVoices, Mix, SeparateVoices, SlotVoices
 from collegium.core.errors import ConfigError, DataError
+from collegium.core.protocols import context_limit
 from collegium.infer import Sampling, generate
-from collegium.routers import posterior
-from collegium.testing.pico import random_base
+from collegium.routers import posterior, uniform
+from collegium.testing.pico import pico_base, random_adapter, random_base
 from collegium.testing.tiny import LetterTokenizer, TinyLM, bigram_lm, tiny_lm
 
 ALPHABET = "\nabcdefghijklmnopqrstuvwxyz ."
@@ -141,3 +142,27 @@ def test_all_wrong_settings_are_told_at_once():
     with pytest.raises(ConfigError) as caught:
         Sampling(tokens=0, temperature=-1.0, top_p=0.0)
     assert all(flag in str(caught.value) for flag in ("--tokens", "--temperature", "--top-p"))
+
+
+def test_a_text_ends_where_the_model_stops_reading_and_takes_no_other_along():
+    base = pico_base()
+    prompts = [[1] * 500, [2] * 5]
+    long, short = generate(base, prompts, sampling=Sampling(tokens=50, temperature=0.0))
+    assert (long.ended, len(long.tokens)) == ("length", 12)
+    alone = generate(base, [prompts[1]], sampling=Sampling(tokens=50, temperature=0.0))[0]
+    assert (short.ended, short.tokens) == ("length", alone.tokens)
+    text = torch.tensor([[*prompts[0], *long.tokens]])
+    assert long.log_prob == pytest.approx(float(base.score(text, context=500).sum()), abs=1e-3)
+
+
+def test_compositions_say_how_much_they_read():
+    base = pico_base()
+    base.attach("law", random_adapter(base))
+    bound = uniform().bind(("law",))
+    whole = SeparateVoices({"whole": pico_base(1), "toy": tiny_lm(0, symbols=base.vocab_size, order=1)})
+    joined = JoinedVoices([SlotVoices(base, {"law": "law"}), whole])
+    for model in (Mix(base, {"law": "law"}, bound), Ensemble(joined, bound)):
+        each = generate(model, [[1] * 510], sampling=Sampling(tokens=9, temperature=0.0))[0]
+        assert (each.ended, len(each.tokens)) == ("length", 2)
+    assert context_limit(joined, tiny_lm(0)) == 512
+    assert context_limit(tiny_lm(0)) is None

@@ -52,6 +52,11 @@ class Mix:
         return self.base.vocab_size
 
     @property
+    def context_tokens(self) -> int | None:
+        """The longest text that the base reads."""
+        return self.base.context_tokens
+
+    @property
     def experts(self) -> tuple[str, ...]:
         """The names its routing is in order of."""
         return self.router.experts

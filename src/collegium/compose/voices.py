@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from collegium.core.errors import RoutingError
-from collegium.core.protocols import Decoding, LanguageModel, Tokenizer
+from collegium.core.protocols import Decoding, LanguageModel, Tokenizer, context_limit
 from collegium.core.routing import BASE
 from collegium.models import Base, Group, RowDecoding, RowPlan
 
@@ -130,6 +130,11 @@ class SlotVoices:
         """The base's vocabulary."""
         return self.base.vocab_size
 
+    @property
+    def context_tokens(self) -> int | None:
+        """The longest text that the base reads."""
+        return self.base.context_tokens
+
     def score(
         self, tokens: Int[Tensor, "batch seq"], choice: Choice, *, lengths: Int[Tensor, " batch"] | None
     ) -> Float[Tensor, "batch seq row"]:
@@ -187,6 +192,11 @@ class SeparateVoices:
     def vocab_size(self) -> int:
         """The vocabulary they share."""
         return next(iter(self.models.values())).vocab_size
+
+    @property
+    def context_tokens(self) -> int | None:
+        """The longest text that all of them read."""
+        return context_limit(*self.models.values())
 
     def score(
         self, tokens: Int[Tensor, "batch seq"], choice: Choice, *, lengths: Int[Tensor, " batch"] | None
@@ -262,6 +272,11 @@ class JoinedVoices:
     def vocab_size(self) -> int:
         """The vocabulary they share."""
         return self.parts[0].vocab_size
+
+    @property
+    def context_tokens(self) -> int | None:
+        """The longest text that all parts read."""
+        return context_limit(*self.parts)
 
     def _split(self, choice: Choice) -> list[tuple[Voices, Choice]]:
         owned = [(part, tuple(name for name in choice.names if name in part.names)) for part in self.parts]

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from collegium.core.errors import ConfigError, DataError
-from collegium.core.protocols import Decoding, LanguageModel, Tokenizer
+from collegium.core.protocols import Decoding, LanguageModel, Tokenizer, context_limit
 from collegium.core.randomness import generator
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ class Generation:
     """One continued text.
 
     shares: per new token, each expert's share in it; empty for a model with a single voice.
-    speakers: each expert's mean share. ended: `stop`, `end` (the model ended its text) or `length`.
+    speakers: each expert's mean share. ended: `stop`, `end` (the model ended its text) or `length` (as many tokens as
+    asked for, or as the model reads).
     """
 
     text: str
@@ -81,6 +82,7 @@ class _Row:
 
     prompt: list[int]
     random: torch.Generator
+    most: int
     tokens: list[int] = field(default_factory=list)
     shares: list[tuple[float, ...]] = field(default_factory=list)
     log_prob: float = 0.0
@@ -134,7 +136,8 @@ def generate(
 ) -> list[Generation]:
     """Return the prompts' continuations, in order.
 
-    prompts: one text, several, or token ids. All are continued together; a finished one leaves the batch.
+    prompts: one text, several, or token ids. All are continued together; a finished one leaves the batch, as does
+             one that is as long as the model reads.
     seed:    each prompt draws from a stream of its own.
     Raises DataError for an empty prompt, or for text given to a base without tokenizer.
 
@@ -145,7 +148,11 @@ def generate(
     sampling = sampling or Sampling()
     given: Sequence[str] | Sequence[Sequence[int]] = [prompts] if isinstance(prompts, str) else prompts
     ids = [encode_prompt(prompt, model.tokenizer) for prompt in given]
-    rows = [_Row(prompt, generator(seed, "generate", str(number))) for number, prompt in enumerate(ids)]
+    limit = context_limit(model)
+    rows = [
+        _Row(prompt, generator(seed, "generate", str(number)), most=room(prompt, sampling.tokens, limit))
+        for number, prompt in enumerate(ids)
+    ]
     decoding = model.open(ids)
     chain = processors(sampling)
     live = list(range(len(rows)))
@@ -163,6 +170,15 @@ def generate(
                 decoding.keep(torch.tensor(stay))
             decoding.step(torch.tensor(tokens))
     return [_finish(row, _names(decoding)) for row in rows]
+
+
+def room(prompt: Sequence[int], tokens: int, limit: int | None) -> int:
+    """Return how many of `tokens` new tokens a model that reads at most `limit` has room for behind a prompt.
+
+    >>> room([1, 2, 3], 100, 8)
+    5
+    """
+    return tokens if limit is None else min(tokens, limit - len(prompt))
 
 
 def encode_prompt(prompt: str | Sequence[int], tokenizer: Tokenizer | None) -> list[int]:
@@ -225,7 +241,7 @@ def _grow(
         cut = [place for place in (row.text.find(stop) for stop in sampling.stop) if place >= 0]
         if cut:
             row.text, row.ended = row.text[: min(cut)], "stop"
-    if not row.ended and len(row.tokens) >= sampling.tokens:
+    if not row.ended and len(row.tokens) >= row.most:
         row.ended = "length"
     settled = row.text if row.ended else settled_text(row.text, sampling.stop)
     if stream is not None and len(settled) > row.shown:

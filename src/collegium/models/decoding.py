@@ -96,7 +96,7 @@ class RowDecoding:
 
     def _forward(self, tokens: Tensor, positions: Tensor, plan: RowPlan) -> Tensor:
         base = self._base
-        base.check_length(int(self._mask.shape[1]))
+        base.check_length(int(positions.max()) + 1)
         with torch.no_grad(), base.running(plan, self.texts, first=self._first) as run:
             self._first = run.first
             rows = base.inner(
