@@ -166,7 +166,7 @@ class Ensemble:
         if self.router.needs_likelihoods:
             choice = Choice(self.experts)
             decoding = self.voices.open(prompts, choice)
-            routing, state = self.router.step(state, shown, decoding.prompt_scores.float().cpu())
+            routing, state = self.router.step(state, shown, decoding.prompt_scores().float().cpu())
         else:
             routing, state = self.router.step(state, shown, None)
             coarse = routing.weights.shape[1] == 1
