@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from collegium.cli.main import main
+from collegium.models import BASES, device, pinned_folder
 
 FEW = ["--steps", "2", "--rank", "2", "--window", "32", "--threads", "1"]
 
@@ -150,6 +151,21 @@ def test_doctor_tells_device_speed_and_versions(ask):
     assert found["fits_parameters"]["bfloat16"] > found["fits_parameters"]["float32"] > 0
 
 
+def test_doctor_measures_anew_and_takes_no_lock_for_a_base(ask, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLLEGIUM_CACHE", str(tmp_path))
+    monkeypatch.setattr(device, "_gigaflops", lambda dtype, place: 2.0)
+    name, pinned = next(iter(BASES.items()))
+    lock = pinned_folder(name, pinned).with_suffix(".lock")
+    lock.parent.mkdir()
+    lock.touch()
+    assert ask("doctor")[1]["bases"] == {name: False}
+    lock.with_suffix("").mkdir()
+    monkeypatch.setattr(device, "_gigaflops", lambda dtype, place: 3.0)
+    found = ask("doctor")[1]
+    assert found["bases"] == {name: True}
+    assert found["gigaflops"] == {"float32": 3.0, "bfloat16": 3.0}
+
+
 def test_claims_and_benches_are_listed(ask):
     code, found, _ = ask("claims", "list")
     assert code == 0
@@ -176,6 +192,7 @@ def test_claims_and_benches_are_listed(ask):
         (["compare", "{texts}", "--library", "{library}", "--max-slowdown", "0.5"], "at least 1"),
         (["doctor", "--device", "tpu"], "a device is one of"),
         (["doctor", "--threads", "-1"], "--threads"),
+        (["doctor", "--dtype", "float3"], "Did you mean 'float32'?"),
         (["library", "show", "lw", "--library", "{library}"], "Did you mean 'law'?"),
         (["library", "list", "--library", "{texts}"], "there is no library"),
     ],

@@ -8,6 +8,8 @@ from collegium.core.errors import RoutingError
 from collegium.core.protocols import LanguageModel, RouterRecipe
 from collegium.core.routing import Routing
 from collegium.models import Base
+from collegium.models.slots import Slots
+from collegium.models.tail import Tail
 from collegium.routers import fixed, posterior, uniform
 from collegium.testing.composition import check_composition, check_mixture
 from collegium.testing.pico import random_adapter, random_base
@@ -73,11 +75,85 @@ def test_joined_voices_answer_like_separate_ones():
         assert torch.equal(joined.score(tokens, choice, lengths=None), flat.score(tokens, choice, lengths=None))
         assert torch.equal(joined.logprobs(tokens, choice, lengths=None), flat.logprobs(tokens, choice, lengths=None))
         rows, wanted = joined.open([[1, 2], [3]], choice), flat.open([[1, 2], [3]], choice)
-        assert torch.equal(rows.prompt_scores, wanted.prompt_scores)
+        assert torch.equal(rows.prompt_scores(), wanted.prompt_scores())
         for part in (rows, wanted):
             part.step(torch.tensor([4, 5]))
             part.keep(torch.tensor([1]))
         assert torch.equal(rows.logprobs(), wanted.logprobs())
+
+
+def forwards(bases):
+    """Return a list that grows by a name with every forward of one of these bases."""
+    seen: list[str] = []
+    for name, base in bases.items():
+        base.inner.register_forward_pre_hook(lambda *_, name=name: seen.append(name))
+    return seen
+
+
+def test_whole_models_read_a_prompt_once_and_score_it_as_ever():
+    bases = {"law": random_base("llama", 1), "code": random_base("llama", 2)}
+    voices, toy = SeparateVoices(bases), bigram_lm(0, symbols=bases["law"].vocab_size)
+    prompts, choice = [[1, 2, 3, 4], [5, 6]], Choice(("code", "law"))
+    tokens, lengths = torch.tensor([[1, 2, 3, 4], [5, 6, 0, 0]]), torch.tensor([4, 2])
+    wanted = voices.score(tokens, choice, lengths=lengths)
+    seen = forwards(bases)
+    Ensemble(voices, posterior().bind(("law", "code"))).open(prompts)
+    assert sorted(seen) == ["code", "law"]
+    rows = voices.open(prompts, choice)
+    torch.testing.assert_close(rows.prompt_scores(), wanted, atol=1e-5, rtol=0)
+    rows.keep(torch.tensor([1]))
+    torch.testing.assert_close(rows.prompt_scores(), wanted[1:], atol=1e-5, rtol=0)
+    mixed = SeparateVoices({**bases, "toy": toy}).open(prompts, Choice(("toy", "law")))
+    mixed.keep(torch.tensor([1]))
+    want = torch.stack([toy.score(tokens, lengths=lengths), wanted[..., 1]], dim=-1)[1:]
+    torch.testing.assert_close(mixed.prompt_scores(), want, atol=1e-5, rtol=0)
+
+
+def test_only_a_router_that_weighs_likelihoods_pays_for_the_prompts_output_layer(monkeypatch):
+    positions, plain = [], Tail.__call__
+
+    def counted(self, hidden):
+        positions.append(hidden.reshape(-1, hidden.shape[-1]).shape[0])
+        return plain(self, hidden)
+
+    voices = SlotVoices(with_adapters(), keys())
+    scored = []
+    monkeypatch.setattr(Tail, "__call__", counted)
+    for recipe in (uniform(), posterior()):
+        opened = Ensemble(voices, recipe.bind(("law", "code"))).open([[1] * 50])
+        scored.append(sum(positions))
+        positions.clear()
+        assert opened.next_logprobs().shape == (1, voices.vocab_size)
+    assert scored == [2, 2 + 2 * 49]
+
+
+class ByToken:
+    """All weight on the expert that the last token names: a router along the text that needs no likelihoods."""
+
+    experts, needs_likelihoods, growth = NAMES, False, "exact"
+
+    def start(self, context):
+        return ()
+
+    def step(self, state, tokens, log_likelihoods):
+        return Routing(NAMES, torch.nn.functional.one_hot(tokens.clamp(min=0) % 3, 3).float()), state
+
+
+def test_a_mix_along_the_text_stacks_its_experts_once_and_stays_exact(monkeypatch):
+    base = with_adapters()
+    model = Mix(base, keys(), ByToken())
+    tokens = torch.randint(0, 200, (2, 16), generator=torch.Generator().manual_seed(4))
+    full = model.logprobs(tokens)
+    stacked, plain = [], Slots._stack
+    monkeypatch.setattr(Slots, "_stack", lambda self, *args: (stacked.append(1), plain(self, *args))[1])
+    opened = model.open(tokens[:, :1].tolist())
+    for step in range(15):
+        torch.testing.assert_close(opened.next_logprobs(), full[:, step], atol=1e-4, rtol=0)
+        if step == 8:
+            stacked.clear()
+        opened.step(tokens[:, step + 1])
+    assert stacked == []
+    assert {*tokens[0].tolist()} != {*tokens[1].tolist()}
 
 
 def test_a_text_is_computed_by_its_own_experts_alone():

@@ -6,6 +6,7 @@ import torch
 from collegium.core.errors import ConfigError
 from collegium.data import Document
 from collegium.infer.answers import AnswerConfig, exact_match, judge_answers, load_metric, word_f1
+from collegium.testing.pico import pico_base
 from collegium.testing.tiny import LetterTokenizer, TinyLM
 
 
@@ -28,6 +29,14 @@ def test_answers_are_judged_per_domain_with_intervals():
     found = judge_answers(parrot(), {"x": rows}, AnswerConfig(answer_tokens=2), seed=0)
     assert found["x"]["exact_match"]["mean"] == 0.5
     assert found["x"]["rows"] == 2
+
+
+def test_prompts_that_leave_no_room_are_counted_and_cost_no_other_row():
+    rows = [Document(prompt="a" * size, completion="b") for size in (600, 490, 512, 2)]
+    found = judge_answers(pico_base(), {"x": rows, "y": rows[:1]}, AnswerConfig(), seed=0)
+    assert (found["x"]["rows"], found["x"]["too_long"]) == (2, 2)
+    assert 0 <= found["x"]["f1"]["mean"] <= 1
+    assert found["y"] == {"rows": 0, "too_long": 1}
 
 
 def test_nothing_is_generated_unless_asked():

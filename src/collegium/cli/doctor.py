@@ -9,7 +9,7 @@ from collegium.cli.command import Command
 from collegium.cli.console import Screen
 from collegium.cli.output import Outcome
 from collegium.core.cache import cache_folder
-from collegium.models import BASES, inspect_machine
+from collegium.models import BASES, choose_device, choose_dtype, inspect_machine, pinned_folder
 from collegium.recipes.common import Common
 
 _BYTES = {"float32": 4, "bfloat16": 2}
@@ -29,13 +29,14 @@ def run_doctor(config: DoctorConfig, screen: Screen) -> Outcome:
     """Return the machine and what it can hold."""
     config.common.apply_threads()
     machine = inspect_machine(config.common.device)
+    choose_dtype(config.common.dtype, choose_device(config.common.device))
     fits = largest_base(machine.free_memory_bytes)
     folder = cache_folder()
     value: dict[str, Any] = {
         **asdict(machine),
         "fits_parameters": fits,
         "cache": str(folder),
-        "bases": {name: (folder / "bases").is_dir() and any((folder / "bases").glob(f"{name}*")) for name in BASES},
+        "bases": {name: pinned_folder(name, pinned).is_dir() for name, pinned in BASES.items()},
     }
     screen.say(machine.line)
     screen.table(

@@ -20,7 +20,7 @@ from collegium.compose.routed import (
 )
 from collegium.compose.voices import Choice, Voices, VoicesDecoding
 from collegium.core.errors import RoutingError
-from collegium.core.protocols import PrefixRouter, RouterState, Tokenizer
+from collegium.core.protocols import PrefixRouter, RouterState, Tokenizer, context_limit
 from collegium.core.routing import Routing
 from collegium.core.state import select_rows
 from collegium.ops.posterior import mix_log_probs, posterior
@@ -73,6 +73,11 @@ class Ensemble:
     def vocab_size(self) -> int:
         """The voices' vocabulary."""
         return self.voices.vocab_size
+
+    @property
+    def context_tokens(self) -> int | None:
+        """The longest text that all voices read."""
+        return context_limit(self.voices)
 
     @property
     def experts(self) -> tuple[str, ...]:
@@ -161,7 +166,7 @@ class Ensemble:
         if self.router.needs_likelihoods:
             choice = Choice(self.experts)
             decoding = self.voices.open(prompts, choice)
-            routing, state = self.router.step(state, shown, decoding.prompt_scores.float().cpu())
+            routing, state = self.router.step(state, shown, decoding.prompt_scores().float().cpu())
         else:
             routing, state = self.router.step(state, shown, None)
             coarse = routing.weights.shape[1] == 1

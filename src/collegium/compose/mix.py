@@ -1,6 +1,6 @@
 """Mix: one row, the experts' activations blended inside the slots. y = W x + sum_e w_e s_e B_e A_e x."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -52,6 +52,11 @@ class Mix:
         return self.base.vocab_size
 
     @property
+    def context_tokens(self) -> int | None:
+        """The longest text that the base reads."""
+        return self.base.context_tokens
+
+    @property
     def experts(self) -> tuple[str, ...]:
         """The names its routing is in order of."""
         return self.router.experts
@@ -80,10 +85,12 @@ class Mix:
         )
         return Routing(self.experts, last_weights(routing, context), kind=routing.kind)
 
-    def _plan(self, routing: Routing) -> RowPlan:
+    def _plan(self, routing: Routing, *, also: Collection[str] = ()) -> RowPlan:
+        """Return the blend of the experts with any weight, and of those attached as `also`, at weight 0 if need be."""
         names = tuple(name for name in self.experts if name != BASE)
         weights = dense_weights(routing, (*names, BASE))[..., :-1]
         live = weights.flatten(0, 1).any(0)
+        live |= torch.tensor([self.keys[name] in also for name in names], dtype=torch.bool, device=live.device)
         kept = tuple(self.keys[name] for name, on in zip(names, live.tolist(), strict=True) if on)
         return RowPlan((Group(kept, weights[..., live]),)) if kept else RowPlan((Group(),))
 
@@ -111,7 +118,7 @@ class Mix:
     ) -> Float[Tensor, "batch seq vocab"]:
         """Return the distribution over the next token at every position."""
         plan = self._plan(self.routing(tokens, lengths=lengths, context=context))
-        return self.base.logprobs_rows(tokens, lengths=lengths, plan=plan)[0]
+        return self.base.logprobs_rows(tokens, plan=plan)[0]
 
     @torch.no_grad()
     def open(self, prompts: Sequence[Sequence[int]]) -> "MixDecoding":
@@ -154,7 +161,8 @@ class MixDecoding:
         routing, self.state = self.model.router.step(self.state, tokens.cpu()[:, None], None)
         weights = routing.top_k(self.model.top_k).dense()[:, -1:].expand(len(tokens), -1, -1)
         self.routing = Routing(self.model.experts, weights, kind=routing.kind)
-        self.rows.step(tokens, self.model._plan(self.routing))
+        # Whoever spoke stays in the plan, silent or not: stacks are made anew only when somebody comes in.
+        self.rows.step(tokens, self.model._plan(self.routing, also=self.rows.plan.groups[0].adapters))
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
         """Go on with these texts alone."""

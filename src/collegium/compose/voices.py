@@ -8,10 +8,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from collegium.compose.routed import right_padded
 from collegium.core.errors import RoutingError
-from collegium.core.protocols import Decoding, LanguageModel, Tokenizer
+from collegium.core.protocols import Decoding, LanguageModel, Tokenizer, context_limit
 from collegium.core.routing import BASE
-from collegium.models import Base, Group, RowDecoding, RowPlan
+from collegium.models import Base, BaseDecoding, Group, RowDecoding, RowPlan
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,9 @@ class Choice:
 class VoicesDecoding(Protocol):
     """Texts continued by every chosen voice at once."""
 
-    prompt_scores: Float[Tensor, "batch seq row"]
+    def prompt_scores(self) -> Float[Tensor, "batch seq row"]:
+        """Return each row's log-probability of each prompt token; 0 at position 0 and for padding."""
+        ...
 
     def logprobs(self) -> Float[Tensor, "batch row vocab"]:
         """Return each row's log-probabilities of the next token."""
@@ -130,6 +133,11 @@ class SlotVoices:
         """The base's vocabulary."""
         return self.base.vocab_size
 
+    @property
+    def context_tokens(self) -> int | None:
+        """The longest text that the base reads."""
+        return self.base.context_tokens
+
     def score(
         self, tokens: Int[Tensor, "batch seq"], choice: Choice, *, lengths: Int[Tensor, " batch"] | None
     ) -> Float[Tensor, "batch seq row"]:
@@ -140,7 +148,7 @@ class SlotVoices:
         self, tokens: Int[Tensor, "batch seq"], choice: Choice, *, lengths: Int[Tensor, " batch"] | None
     ) -> Float[Tensor, "row batch seq vocab"]:
         """Return each chosen voice's whole distribution at every position."""
-        return self.base.logprobs_rows(tokens, lengths=lengths, plan=row_plan(choice, self.keys))
+        return self.base.logprobs_rows(tokens, plan=row_plan(choice, self.keys))
 
     def open(self, prompts: Sequence[Sequence[int]], choice: Choice) -> VoicesDecoding:
         """Return a decoding of the prompts by the chosen voices."""
@@ -150,7 +158,9 @@ class SlotVoices:
 class _SlotDecoding:
     def __init__(self, rows: RowDecoding, choice: Choice, keys: Mapping[str, str]) -> None:
         self.rows, self.choice, self.keys = rows, choice, keys
-        self.prompt_scores = rows.prompt_scores.permute(1, 2, 0)
+
+    def prompt_scores(self) -> Float[Tensor, "batch seq row"]:
+        return self.rows.prompt_scores.permute(1, 2, 0)
 
     def logprobs(self) -> Float[Tensor, "batch row vocab"]:
         return self.rows.logprobs.transpose(0, 1)
@@ -188,6 +198,11 @@ class SeparateVoices:
         """The vocabulary they share."""
         return next(iter(self.models.values())).vocab_size
 
+    @property
+    def context_tokens(self) -> int | None:
+        """The longest text that all of them read."""
+        return context_limit(*self.models.values())
+
     def score(
         self, tokens: Int[Tensor, "batch seq"], choice: Choice, *, lengths: Int[Tensor, " batch"] | None
     ) -> Float[Tensor, "batch seq row"]:
@@ -218,11 +233,18 @@ def _pick(values: Float[Tensor, "batch *rest expert"], choice: Choice) -> Float[
 class _SeparateDecoding:
     def __init__(self, voices: SeparateVoices, prompts: Sequence[Sequence[int]], choice: Choice) -> None:
         self.choice = choice
-        self.decodings: list[Decoding] = [voices.models[name].open(prompts) for name in choice.names]
-        longest = max(len(prompt) for prompt in prompts)
-        tokens = torch.tensor([[*prompt, *([0] * (longest - len(prompt)))] for prompt in prompts])
-        lengths = torch.tensor([len(prompt) for prompt in prompts])
-        self.prompt_scores = voices.score(tokens, choice, lengths=lengths)
+        self.models = [voices.models[name] for name in choice.names]
+        self.decodings: list[Decoding] = [model.open(prompts) for model in self.models]
+        self.prompts, self.lengths = right_padded(prompts)
+
+    def prompt_scores(self) -> Float[Tensor, "batch seq row"]:
+        every = [
+            decoding.prompt_scores  # of what was read when the prompts were opened
+            if isinstance(decoding, BaseDecoding)
+            else model.score(self.prompts, lengths=self.lengths)
+            for model, decoding in zip(self.models, self.decodings, strict=True)
+        ]
+        return _pick(torch.stack(every, dim=-1), self.choice)
 
     def logprobs(self) -> Float[Tensor, "batch row vocab"]:
         every = torch.stack([decoding.next_logprobs() for decoding in self.decodings], dim=-1)
@@ -235,6 +257,7 @@ class _SeparateDecoding:
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
         for decoding in self.decodings:
             decoding.keep(rows)
+        self.prompts, self.lengths = self.prompts[rows], self.lengths[rows]
         self.choice = self.choice.keep(rows)
 
 
@@ -262,6 +285,11 @@ class JoinedVoices:
     def vocab_size(self) -> int:
         """The vocabulary they share."""
         return self.parts[0].vocab_size
+
+    @property
+    def context_tokens(self) -> int | None:
+        """The longest text that all parts read."""
+        return context_limit(*self.parts)
 
     def _split(self, choice: Choice) -> list[tuple[Voices, Choice]]:
         owned = [(part, tuple(name for name in choice.names if name in part.names)) for part in self.parts]
@@ -294,8 +322,10 @@ class JoinedVoices:
 class _JoinedDecoding:
     def __init__(self, parts: list[VoicesDecoding], order: Int[Tensor, " row"], choice: Choice) -> None:
         self.parts, self.order, self.choice = parts, order, choice
-        every = torch.cat([part.prompt_scores for part in parts], dim=-1)[..., order]
-        self.prompt_scores = _pick(every, choice)
+
+    def prompt_scores(self) -> Float[Tensor, "batch seq row"]:
+        every = torch.cat([part.prompt_scores() for part in self.parts], dim=-1)[..., self.order]
+        return _pick(every, self.choice)
 
     def logprobs(self) -> Float[Tensor, "batch row vocab"]:
         every = torch.cat([part.logprobs() for part in self.parts], dim=1)[:, self.order]

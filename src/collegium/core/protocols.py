@@ -55,7 +55,8 @@ class LanguageModel(Protocol):
 
     tokens are right-padded; `lengths` says how far each row goes (default: all the way); `context` (int or one per
     row, at least 1) is how many leading tokens a coarse router may read before it decides. Tokens may lie on any
-    device; what is returned lies on the model's own.
+    device; what is returned lies on the model's own. A model that reads only so many tokens has an attribute
+    `context_tokens` that says how many; see `context_limit`.
     """
 
     @property
@@ -91,6 +92,12 @@ class LanguageModel(Protocol):
     def open(self, prompts: Sequence[Sequence[int]]) -> Decoding:
         """Return a decoding that continues the prompts (token ids, each with at least one)."""
         ...
+
+
+def context_limit(*readers: object) -> int | None:
+    """Return the longest text that all of these models or voices read, None when none of them says."""
+    limits = [getattr(reader, "context_tokens", None) for reader in readers]
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 @dataclass(frozen=True)

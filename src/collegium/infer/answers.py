@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from collegium.core.errors import ConfigError
-from collegium.core.protocols import LanguageModel
+from collegium.core.protocols import LanguageModel, context_limit
 from collegium.data import Document
-from collegium.infer.generate import Sampling, generate
+from collegium.infer.generate import Sampling, encode_prompt, generate, room
 from collegium.ops.intervals import bootstrap_interval
 
 Metric = Callable[[str, str], float]
@@ -92,7 +92,10 @@ def check_metric(config: AnswerConfig) -> None:
 def judge_answers(
     model: LanguageModel, documents: Mapping[str, Sequence[Document]], config: AnswerConfig, *, seed: int
 ) -> dict[str, Any]:
-    """Return, for each domain of prompt/completion rows, each metric's mean and 95 % interval; empty unless asked."""
+    """Return, for each domain of prompt/completion rows, each metric's mean and 95 % interval; empty unless asked.
+
+    rows: how many were answered. too_long: how many were not, because their prompt fills all that the model reads.
+    """
     if not config.answers and not config.metric:
         return {}
     metrics: dict[str, Metric] = {"exact_match": exact_match, "f1": word_f1}
@@ -116,15 +119,20 @@ def _value(name: str, metric: Metric, answer: str, reference: str) -> float:
 def _judge(
     model: LanguageModel, rows: list[Document], metrics: Mapping[str, Metric], config: AnswerConfig, *, seed: int
 ) -> dict[str, Any]:
-    sampling = Sampling(tokens=config.answer_tokens, temperature=0.0)
+    sampling, limit = Sampling(tokens=config.answer_tokens, temperature=0.0), context_limit(model)
+    asked = [(encode_prompt(row.prompt or "", model.tokenizer), row.completion or "") for row in rows]
+    asked = [(prompt, reference) for prompt, reference in asked if room(prompt, sampling.tokens, limit) > 0]
     answers = []
-    for start in range(0, len(rows), 8):
-        prompts = [row.prompt or "" for row in rows[start : start + 8]]
+    for start in range(0, len(asked), 8):
+        prompts = [prompt for prompt, _ in asked[start : start + 8]]
         answers += [generation.text for generation in generate(model, prompts, sampling=sampling, seed=seed)]
-    result: dict[str, Any] = {"rows": len(rows)}
-    for name, metric in metrics.items():
-        pairs = zip(answers, rows, strict=True)
-        values = torch.tensor([_value(name, metric, answer, row.completion or "") for answer, row in pairs])
+    result: dict[str, Any] = {"rows": len(asked), "too_long": len(rows) - len(asked)}
+    for name, metric in metrics.items() if asked else ():
+        pairs = zip(answers, asked, strict=True)
+        values = torch.tensor([_value(name, metric, answer, reference) for answer, (_, reference) in pairs])
         bounds = bootstrap_interval(values)
-        result[name] = {"mean": float(values.mean()), "interval": [bounds.low, bounds.high] if len(rows) > 1 else None}
+        result[name] = {
+            "mean": float(values.mean()),
+            "interval": [bounds.low, bounds.high] if len(asked) > 1 else None,
+        }
     return result

@@ -1,5 +1,6 @@
 """Generation: a loop over a decoding, with transformers' own logits processors, saying who spoke."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -9,11 +10,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from collegium.core.errors import ConfigError, DataError
-from collegium.core.protocols import Decoding, LanguageModel, Tokenizer
+from collegium.core.protocols import Decoding, LanguageModel, Tokenizer, context_limit
 from collegium.core.randomness import generator
 
 if TYPE_CHECKING:
     from transformers import LogitsProcessorList
+
+
+_COLDEST = 1e-4
+"""Below this temperature, scores divided by it are no longer finite."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +44,20 @@ class Sampling:
             message
             for bad, message in (
                 (self.tokens < 1, f"--tokens must be at least 1, got {self.tokens}."),
-                (self.temperature < 0, f"--temperature must be 0 (greedy) or more, got {self.temperature}."),
+                (
+                    self.temperature != 0 and not _COLDEST <= self.temperature < math.inf,
+                    f"--temperature must be 0 (greedy), or {_COLDEST:g} or more, got {self.temperature}.",
+                ),
                 (self.top_k < 0, f"--top-k must be 0 (all) or more, got {self.top_k}."),
                 (not 0 < self.top_p <= 1, f"--top-p lies in (0, 1], got {self.top_p}."),
-                (self.repetition_penalty <= 0, f"--repetition-penalty is above 0, got {self.repetition_penalty}."),
+                (
+                    not 0 < self.repetition_penalty < math.inf,
+                    f"--repetition-penalty is a number above 0, got {self.repetition_penalty}.",
+                ),
+                (
+                    isinstance(self.stop, str) or not all(self.stop),
+                    f"--stop takes strings of at least one character, each by itself, got {self.stop!r}.",
+                ),
             )
             if bad
         ]
@@ -55,7 +70,8 @@ class Generation:
     """One continued text.
 
     shares: per new token, each expert's share in it; empty for a model with a single voice.
-    speakers: each expert's mean share. ended: `stop`, `end` (the model ended its text) or `length`.
+    speakers: each expert's mean share. ended: `stop`, `end` (the model ended its text) or `length` (as many tokens as
+    asked for, or as the model reads).
     """
 
     text: str
@@ -81,6 +97,7 @@ class _Row:
 
     prompt: list[int]
     random: torch.Generator
+    most: int
     tokens: list[int] = field(default_factory=list)
     shares: list[tuple[float, ...]] = field(default_factory=list)
     log_prob: float = 0.0
@@ -105,7 +122,7 @@ def processors(sampling: Sampling) -> "LogitsProcessorList":
 
     chain = LogitsProcessorList()
     if sampling.repetition_penalty != 1:
-        chain.append(RepetitionPenaltyLogitsProcessor(penalty=sampling.repetition_penalty))
+        chain.append(RepetitionPenaltyLogitsProcessor(penalty=float(sampling.repetition_penalty)))
     if sampling.temperature not in {0, 1}:
         chain.append(TemperatureLogitsWarper(float(sampling.temperature)))
     if sampling.top_k:
@@ -134,9 +151,11 @@ def generate(
 ) -> list[Generation]:
     """Return the prompts' continuations, in order.
 
-    prompts: one text, several, or token ids. All are continued together; a finished one leaves the batch.
+    prompts: one text, several, or token ids. All are continued together; a finished one leaves the batch, as does
+             one that is as long as the model reads.
     seed:    each prompt draws from a stream of its own.
-    Raises DataError for an empty prompt, or for text given to a base without tokenizer.
+    Raises DataError for an empty prompt, for token ids that the model does not have, or for text given to a base
+    without tokenizer.
 
     >>> from collegium.testing.pico import pico_base
     >>> len(generate(pico_base(), "To be", sampling=Sampling(tokens=4, temperature=0.0))[0].tokens)
@@ -145,7 +164,12 @@ def generate(
     sampling = sampling or Sampling()
     given: Sequence[str] | Sequence[Sequence[int]] = [prompts] if isinstance(prompts, str) else prompts
     ids = [encode_prompt(prompt, model.tokenizer) for prompt in given]
-    rows = [_Row(prompt, generator(seed, "generate", str(number))) for number, prompt in enumerate(ids)]
+    _check_ids(ids, model.vocab_size)
+    limit = context_limit(model)
+    rows = [
+        _Row(prompt, generator(seed, "generate", str(number)), most=room(prompt, sampling.tokens, limit))
+        for number, prompt in enumerate(ids)
+    ]
     decoding = model.open(ids)
     chain = processors(sampling)
     live = list(range(len(rows)))
@@ -165,6 +189,15 @@ def generate(
     return [_finish(row, _names(decoding)) for row in rows]
 
 
+def room(prompt: Sequence[int], tokens: int, limit: int | None) -> int:
+    """Return how many of `tokens` new tokens a model that reads at most `limit` has room for behind a prompt.
+
+    >>> room([1, 2, 3], 100, 8)
+    5
+    """
+    return tokens if limit is None else min(tokens, limit - len(prompt))
+
+
 def encode_prompt(prompt: str | Sequence[int], tokenizer: Tokenizer | None) -> list[int]:
     """Return a prompt's token ids; raises DataError when it is empty or there is no tokenizer for its text."""
     if isinstance(prompt, str) and tokenizer is None:
@@ -175,16 +208,27 @@ def encode_prompt(prompt: str | Sequence[int], tokenizer: Tokenizer | None) -> l
     return list(ids)
 
 
-def chat_prompt(messages: Sequence[Mapping[str, str]], tokenizer: Tokenizer | None) -> str:
-    """Return messages as the prompt of an answer, by the tokenizer's chat template.
+def _check_ids(prompts: Sequence[Sequence[int]], vocab_size: int) -> None:
+    for prompt in prompts:
+        strange = [token for token in prompt if not 0 <= token < vocab_size]
+        if strange:
+            raise DataError(
+                f"token ids of this model lie between 0 and {vocab_size - 1}, got {strange[0]}; encode the prompt with "
+                "the model's own tokenizer."
+            )
+
+
+def chat_prompt(messages: Sequence[Mapping[str, str]], tokenizer: Tokenizer | None) -> list[int]:
+    """Return messages as the token ids of an answer's prompt: what the tokenizer's chat template writes, no more.
 
     Raises DataError when the base has no template.
     """
     if tokenizer is None or not getattr(tokenizer, "chat_template", None):
         raise DataError("this base has no chat template: leave --chat away and write the prompt as plain text.")
-    return tokenizer.apply_chat_template(  # pyright: ignore[reportAttributeAccessIssue]
+    text = tokenizer.apply_chat_template(  # pyright: ignore[reportAttributeAccessIssue]
         [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
     )
+    return list(tokenizer.encode(text, add_special_tokens=False))
 
 
 def end_tokens(tokenizer: Tokenizer | None) -> frozenset[int]:
@@ -225,7 +269,7 @@ def _grow(
         cut = [place for place in (row.text.find(stop) for stop in sampling.stop) if place >= 0]
         if cut:
             row.text, row.ended = row.text[: min(cut)], "stop"
-    if not row.ended and len(row.tokens) >= sampling.tokens:
+    if not row.ended and len(row.tokens) >= row.most:
         row.ended = "length"
     settled = row.text if row.ended else settled_text(row.text, sampling.stop)
     if stream is not None and len(settled) > row.shown:

@@ -1,6 +1,7 @@
 """Base models, the slots where experts change them, and the executor that runs many rows at once."""
 
 from collegium.models.base import Base, after_context, segment_positions
+from collegium.models.convert import pinned_folder
 from collegium.models.decoding import BaseDecoding, RowDecoding
 from collegium.models.device import Machine, choose_device, choose_dtype, inspect_machine, memory_errors
 from collegium.models.rows import BASE_ROWS, Adapter, Group, LoraWeights, RowPlan
@@ -23,5 +24,6 @@ __all__ = [
     "inspect_machine",
     "load_base",
     "memory_errors",
+    "pinned_folder",
     "segment_positions",
 ]

@@ -149,7 +149,6 @@ class Base:
         self,
         tokens: Int[Tensor, "batch seq"],
         *,
-        lengths: Int[Tensor, " batch"] | None = None,
         plan: RowPlan = BASE_ROWS,
         segments: Int[Tensor, "batch seq"] | None = None,
     ) -> Float[Tensor, "row seq hidden"]:
@@ -157,8 +156,7 @@ class Base:
 
         segments: which document each token of a window belongs to; documents do not see each other.
 
-        Rows are causal and padded on the right, so `lengths` changes nothing that is read: what stands at padding is
-        not defined, and nothing else depends on it.
+        Rows are causal and padded on the right: what stands at padding is not defined, and nothing else depends on it.
         """
         self.check_length(tokens.shape[1])
         positions = None if segments is None else segment_positions(segments).to(self.device)
@@ -187,11 +185,7 @@ class Base:
             )
 
     def logprobs_rows(
-        self,
-        tokens: Int[Tensor, "batch seq"],
-        *,
-        lengths: Int[Tensor, " batch"] | None = None,
-        plan: RowPlan = BASE_ROWS,
+        self, tokens: Int[Tensor, "batch seq"], *, plan: RowPlan = BASE_ROWS
     ) -> Float[Tensor, "group batch seq vocab"]:
         """Return log p(next token | tokens up to here) at every position, for every group; not defined at padding."""
         with torch.no_grad():

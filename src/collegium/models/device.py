@@ -33,7 +33,7 @@ class Machine:
     """What `doctor` tells: the machine in one line, its parts, and how fast it multiplies in each dtype.
 
     memory_bytes, free_memory_bytes: of the device.
-    gigaflops: dtype -> 10^9 multiplications and additions a second, measured once and cached.
+    gigaflops: dtype -> 10^9 multiplications and additions a second, measured just now.
     """
 
     line: str
@@ -71,7 +71,10 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def dtype_speeds(device: torch.device, *, again: bool = False) -> dict[str, float]:
-    """Return dtype -> gigaflops of a product, on a CPU as in a small model; measured once per machine and threads."""
+    """Return dtype -> gigaflops of a product, on a CPU as in a small model; measured once per machine and threads.
+
+    again: measure once more, as `doctor` does: the first time may have been a busy one.
+    """
     processor = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
     shares = f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"
     key = f"{device.type}, {processor}, {shares}, torch {torch.__version__}"
@@ -87,7 +90,7 @@ def dtype_speeds(device: torch.device, *, again: bool = False) -> dict[str, floa
 
 
 def inspect_machine(device: str = "auto") -> Machine:
-    """Return what this machine is and which dtype `auto` chooses on it."""
+    """Return what this machine is, measured anew, and which dtype `auto` chooses on it from now on."""
     place = choose_device(device)
     free, total = memory_of(place)
     return Machine(
@@ -97,7 +100,7 @@ def inspect_machine(device: str = "auto") -> Machine:
         threads=torch.get_num_threads(),
         memory_bytes=total,
         free_memory_bytes=free,
-        gigaflops=dtype_speeds(place),
+        gigaflops=dtype_speeds(place, again=True),
         dtype=str(choose_dtype("auto", place)).removeprefix("torch."),
         versions=versions(["torch", "transformers", "tokenizers", "safetensors", "numpy"]),
     )

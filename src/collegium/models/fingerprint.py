@@ -11,6 +11,7 @@ from torch import Tensor
 
 from collegium.core.cards import Fingerprint, content_hash
 from collegium.core.files import file_hash, write_text
+from collegium.models.damage import damage_told
 
 NO_TOKENIZER = "none"
 _VOLATILE = {"transformers_version", "torch_dtype", "dtype", "_name_or_path", "architectures", "use_cache"}
@@ -24,11 +25,16 @@ def hash_config(config: Mapping[str, Any]) -> str:
 
 
 def hash_tokenizer(description: Mapping[str, Any]) -> str:
-    """Return the sha256 of what a `tokenizer.json` maps to what: its model and its added tokens."""
+    """Return the sha256 of what a `tokenizer.json` maps to what: how it cuts text, its model and its added tokens.
+
+    Versions of tokenizers write a merge as `"a b"` or as `["a", "b"]`; both are the same here.
+    """
     added = sorted((token["id"], token["content"]) for token in description.get("added_tokens") or ())
     model = description.get("model", {})
-    kept = {key: model.get(key) for key in ("type", "vocab", "merges")}
-    return content_hash({"model": kept, "added": added})
+    merges = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model.get("merges") or ()]
+    kept = {"type": model.get("type"), "vocab": model.get("vocab"), "merges": merges}
+    cuts = {key: description.get(key) for key in ("normalizer", "pre_tokenizer")}
+    return content_hash({"model": kept, "added": added, **cuts})
 
 
 def hash_state(state: Mapping[str, Tensor]) -> str:
@@ -85,6 +91,7 @@ def folder_tokenizer_hash(folder: Path) -> str:
     """Return the fingerprint part of a folder's tokenizer files, `none` when it has none."""
     description = folder / "tokenizer.json"
     if description.is_file():
-        return hash_tokenizer(json.loads(description.read_text()))
+        with damage_told(f"{description} describes no tokenizer"):
+            return hash_tokenizer(json.loads(description.read_text()))
     files = [folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()]
     return content_hash({path.name: file_hash(path) for path in files}) if files else NO_TOKENIZER

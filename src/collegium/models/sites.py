@@ -60,9 +60,9 @@ def parse_layers(layers: Any, count: int) -> frozenset[int]:  # noqa: ANN401 - c
             return frozenset(range(count - top, count))
         raise ConfigError(f"this base has {count} layers, so `top:{top}` is too many; use at most `top:{count}`.")
     if not isinstance(layers, str) and isinstance(layers, Iterable):
-        chosen = frozenset(int(layer) for layer in layers)
-        if chosen and chosen <= set(range(count)):
-            return chosen
+        chosen = list(layers)
+        if chosen and all(type(layer) is int and 0 <= layer < count for layer in chosen):
+            return frozenset(chosen)
     raise ConfigError(f"layers are `all`, `top:K` or indices from 0 to {count - 1}, got {layers!r}.")
 
 

@@ -14,6 +14,7 @@ from collegium.core.errors import BaseModelError
 from collegium.core.tables import nearest
 from collegium.models.base import Base
 from collegium.models.convert import SMOLLM2, PinnedBase, fetch_pinned
+from collegium.models.damage import damage_told
 from collegium.models.device import choose_device, choose_dtype
 from collegium.models.fingerprint import NO_TOKENIZER, folder_fingerprint, folder_tokenizer_hash
 from collegium.models.quiet import quiet_transformers
@@ -76,18 +77,35 @@ def hub_folder(ref: str, progress: Progress) -> Path:
 
     wanted = {"repo_id": match["repository"], "revision": match["revision"], "allow_patterns": _HUB_FILES}
     try:
-        return Path(snapshot_download(**wanted, local_files_only=True))
+        folder = Path(snapshot_download(**wanted, local_files_only=True))
+        if is_whole(folder) and folder_tokenizer_hash(folder) != NO_TOKENIZER:
+            return folder
     except LocalEntryNotFoundError:
-        progress(f"fetching {match['repository']} at {match['revision']} from the hub")
+        pass
     except HFValidationError as error:
         raise BaseModelError(f"{ref!r} names no model of the hub: {error}") from error
+    progress(f"fetching {match['repository']} at {match['revision']} from the hub")
     try:
-        return Path(snapshot_download(**wanted))
+        folder = Path(snapshot_download(**wanted))  # without a network, what lies here of it
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise BaseModelError(
             f"{ref!r} is not in the local hub cache and cannot be fetched ({type(error).__name__}). Go online, check "
             "the name and revision, or load a folder you copied here."
         ) from error
+    if not is_whole(folder):
+        raise BaseModelError(
+            f"{ref!r} lacks config.json or safetensors weights in {folder}: either only a part of it was ever fetched "
+            "and the hub cannot be reached now, or it never had them. Go online and run again, or take another model."
+        )
+    return folder
+
+
+def is_whole(folder: Path) -> bool:
+    """Return whether a snapshot holds a configuration and every file of its weights; other tools fetch single files."""
+    index = folder / "model.safetensors.index.json"
+    weights = {path.name for path in folder.glob("model*.safetensors")}
+    needed = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else set()
+    return (folder / "config.json").is_file() and bool(weights) and needed <= weights
 
 
 def _load_folder(
@@ -101,7 +119,7 @@ def _load_folder(
 ) -> Base:
     weights = check_folder(folder)
     mark = fingerprint or folder_fingerprint(folder, weights=weights, cache=cache_folder())
-    model = _read_model(folder, dtype).to(device)
+    model = _read_model(folder, device, dtype)
     tokenizer = None if mark.tokenizer == NO_TOKENIZER else _read_tokenizer(folder)
     return Base.from_model(model, tokenizer, name=name, source=source, fingerprint=mark)
 
@@ -114,7 +132,11 @@ def check_folder(folder: Path) -> list[Path]:
         config = json.loads((folder / "config.json").read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise BaseModelError(f"{folder}/config.json is not JSON: {error}.") from error
-    if not isinstance(config, dict) or "auto_map" in config:
+    if not isinstance(config, dict):
+        raise BaseModelError(
+            f"{folder}/config.json holds no object but a {type(config).__name__}; copy the folder again."
+        )
+    if "auto_map" in config:
         raise BaseModelError(
             f"{folder}/config.json asks to run code from the folder, which Collegium never does; use a base whose "
             "architecture transformers knows."
@@ -128,24 +150,20 @@ def check_folder(folder: Path) -> list[Path]:
     return weights
 
 
-def _read_model(folder: Path, dtype: torch.dtype) -> Any:  # noqa: ANN401 - a transformers model
-    from safetensors import SafetensorError
+def _read_model(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:  # noqa: ANN401 - a transformers model
     from transformers import AutoModelForCausalLM
 
     loaded: Any = AutoModelForCausalLM
-    try:
-        with quiet_transformers():
-            model, report = loaded.from_pretrained(
-                folder,
-                dtype=dtype,
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
-    except (ValueError, KeyError, OSError, RuntimeError, SafetensorError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise BaseModelError(f"{folder} cannot be loaded as a causal language model: {reason}") from error
+    with damage_told(f"{folder} cannot be loaded as a causal language model"), quiet_transformers():
+        model, report = loaded.from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+        model = model.to(device)
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise BaseModelError(f"{folder} lacks {len(missing)} weights, {missing[0]!r} among them; copy it again.")
@@ -155,10 +173,8 @@ def _read_model(folder: Path, dtype: torch.dtype) -> Any:  # noqa: ANN401 - a tr
 def _read_tokenizer(folder: Path) -> Any:  # noqa: ANN401 - a transformers tokenizer
     from transformers import AutoTokenizer
 
-    try:
+    with damage_told(f"the tokenizer files of {folder} cannot be read"):
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (ValueError, KeyError, OSError, RuntimeError) as error:
-        raise BaseModelError(f"the tokenizer files of {folder} cannot be read: {error}") from error
 
 
 def _silent(message: str) -> None:

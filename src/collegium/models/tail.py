@@ -53,13 +53,19 @@ def find_tail(model: Any, config: Any) -> Tail:  # noqa: ANN401 - a transformers
 
 
 def check_tail(model: Any, inner: Any, tail: Tail) -> None:  # noqa: ANN401 - transformers models
-    """Raise BaseModelError unless the tail gives the model's own logits on four tokens."""
+    """Raise BaseModelError unless the tail gives the model's own logits on four tokens, and these are finite."""
     place = next(tail.layer.parameters()).device
     probe = torch.tensor([_PROBE]).remainder(tail.vocab_size).to(place)
     with torch.no_grad():
         own = model(input_ids=probe, use_cache=False).logits.float()
         ours = tail(inner(input_ids=probe, use_cache=False).last_hidden_state)
-    tolerance = _PROBE_TOLERANCE.get(next(model.parameters()).dtype, 5e-2) * max(1.0, float(own.abs().max()))
+    dtype = next(model.parameters()).dtype
+    if not bool(own.isfinite().all()):
+        raise BaseModelError(
+            f"{type(model).__name__} gives logits that are not finite on a probe: its weights are damaged, or too "
+            f"large for {str(dtype).removeprefix('torch.')}. Copy the base again, or fold with smaller weights."
+        )
+    tolerance = _PROBE_TOLERANCE.get(dtype, 5e-2) * max(1.0, float(own.abs().max()))
     gap = float((own - ours).abs().max())
     if not gap <= tolerance:
         raise BaseModelError(

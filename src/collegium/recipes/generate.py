@@ -57,8 +57,8 @@ def run(config: GenerateConfig, *, stream: Stream | None = None) -> RunCard:
     start = time.perf_counter()
     opened = open_reference(config.model, config.common, weights=parse_weights(config.experts))
     prompt = sys.stdin.read() if config.prompt == "-" else config.prompt
-    text = chat_prompt([{"role": "user", "content": prompt}], opened.base.tokenizer) if config.chat else prompt
-    found = generate(opened.model, text, sampling=config.sampling, seed=config.common.seed, stream=stream)[0]
+    asked = [chat_prompt([{"role": "user", "content": prompt}], opened.base.tokenizer)] if config.chat else [prompt]
+    found = generate(opened.model, asked, sampling=config.sampling, seed=config.common.seed, stream=stream)[0]
     seconds = time.perf_counter() - start
     return make_card("generate", config, describe(found, prompt, opened, seconds), seconds)
 
