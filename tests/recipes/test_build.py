@@ -117,6 +117,22 @@ def test_a_dry_run_shows_the_plan_and_makes_nothing(built, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+def test_experts_of_an_earlier_run_keep_their_own_figures(built, tmp_path):
+    library = Library(shutil.copytree(built[0].library, tmp_path / "library"))
+    config = dataclasses.replace(built[0], library=library.path, out=tmp_path / "out", budget="4k")
+    log = Log()
+    found = build.run(config, watch=log).result
+    own = {name: library.card(name).tokens_seen for name in DOMAINS}
+    assert found["tokens_seen"] == own
+    assert min(own.values()) > 2 * found["plan"]["tokens_per_expert"]
+    kept = f"law: is in the library, made with other settings or from other texts ({own['law']:,} training tokens)"
+    assert kept in log.lines
+    assert f"{own['law']:,}" in (tmp_path / "out" / "report.html").read_text()
+    few = dataclasses.replace(FIT, steps=2)
+    with pytest.raises(ConfigError, match="another --library"):
+        build.run(dataclasses.replace(config, budget="full", fit=few, out=tmp_path / "full"), watch=Silent())
+
+
 def test_steps_beside_a_budget_that_decides_them_are_refused(built):
     config = dataclasses.replace(built[0], fit=dataclasses.replace(FIT, steps=30))
     with pytest.raises(ConfigError, match=r"--budget 15360 .* --budget full --steps 30"):

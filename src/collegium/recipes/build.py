@@ -26,7 +26,7 @@ from collegium.recipes.building.page import Findings, make_report
 from collegium.recipes.building.parts import Parts, cast_key, text_key
 from collegium.recipes.building.plan import Plan, check_disk, make_plan
 from collegium.recipes.building.samples import Passage, coloured, passage, written
-from collegium.recipes.building.training import train_one, training_curves
+from collegium.recipes.building.training import check_equal_training, train_one, training_curves
 from collegium.recipes.columns import Column, Way, build_way, column, oracle_column, single_column, time_columns, ways
 from collegium.recipes.common import Common
 from collegium.recipes.compare import rows as comparison_rows
@@ -103,6 +103,8 @@ def run(config: BuildConfig, *, watch: Watch, command: str = "build") -> RunCard
 
     library = Library(config.library, base=base, base_reference=config.base)
     clear(library, corpus)
+    if config.budget == "full":
+        check_equal_training(library, corpus, plan.fit, base)
     for domain in corpus:
         train_one(base, library, domain, plan.fit, folder=folder / "checkpoints", watch=watch, start=start)
     cast = assemble(base, library)
@@ -123,7 +125,8 @@ def run(config: BuildConfig, *, watch: Watch, command: str = "build") -> RunCard
         plan=plan.to_json(),
         evaluation=evaluation,
         columns=comparison_rows(columns, table.text),
-        curves=training_curves(library, corpus.names, plan.fit),
+        tokens_seen={name: library.card(name).tokens_seen for name in corpus.names},
+        curves=training_curves(library, corpus.names),
         texts=texts,
         discovered=discovered,
         removed=removed,
@@ -324,6 +327,7 @@ def result_of(found: Findings, folder: Path) -> dict[str, Any]:
         "baselines": list(found.baselines),
         "default": found.default,
         "plan": dict(found.plan),
+        "tokens_seen": dict(found.tokens_seen),
         "report": str(folder / "report.html"),
         "next": list(found.commands),
     }

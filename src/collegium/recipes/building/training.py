@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from collegium.compose import Mix, attach_expert
-from collegium.data import Domain, cut
+from collegium.core.cards import ExpertCard
+from collegium.core.errors import ConfigError
+from collegium.data import Corpus, Domain, cut
 from collegium.experts import FitConfig, Trained, fit_domain
+from collegium.experts.recipe import recipe_of, resolve
 from collegium.infer import Sampling, generate, held_out, nats_per_token, score_text
 from collegium.library import Library
 from collegium.models import Base
@@ -16,6 +19,8 @@ from collegium.recipes.watch import Update, Watch
 from collegium.routers import fixed
 
 SHOWN_TOKENS = 1024
+MACHINE = frozenset({"threads", "device", "dtype"})
+"""Of a recipe, where an expert was made; the rest says how."""
 
 
 class StepBar:
@@ -34,6 +39,25 @@ class StepBar:
         """Leave the bar where it is."""
 
 
+def made_otherwise(card: ExpertCard, domain: Domain, fit: FitConfig, base: Base) -> bool:
+    """Return whether an expert was made by other settings or from other texts; on which machine does not count."""
+    wanted = recipe_of(resolve(fit, "lora"), "lora", base)
+    how = {name: value for name, value in wanted.items() if name not in MACHINE}
+    return how != {name: card.recipe.get(name) for name in how} or card.documents != domain.split().hashes
+
+
+def check_equal_training(library: Library, corpus: Corpus, fit: FitConfig, base: Base) -> None:
+    """Raise ConfigError for experts that were not made as the others will be: nothing can be compared with them."""
+    odd = [each.name for each in corpus if each.name in library]
+    odd = [name for name in odd if made_otherwise(library.card(name), corpus[name], fit, base)]
+    if odd:
+        raise ConfigError(
+            f"--budget full compares at equal tokens, but {library.path} has {', '.join(odd)}, made with other "
+            "settings or from other texts than this build's. Give another --library, or the settings they were made "
+            "with."
+        )
+
+
 def train_one(
     base: Base,
     library: Library,
@@ -49,7 +73,9 @@ def train_one(
     start: when the run began (`time.perf_counter`): then the library's first expert is shown against the base.
     """
     if domain.name in library:
-        watch.say(f"{domain.name}: is in the library")
+        card = library.card(domain.name)
+        other = ", made with other settings or from other texts" if made_otherwise(card, domain, fit, base) else ""
+        watch.say(f"{domain.name}: is in the library{other} ({card.tokens_seen:,} training tokens)")
         return
     first = start is not None and not library.names()
     checkpoint = folder / domain.name
@@ -85,11 +111,13 @@ def show_first(base: Base, trained: Trained, domain: Domain, *, watch: Watch, st
         watch.say(f"  {label:>10}: {base.tokenizer.decode(prompt).strip()!r} -> {said!r}")
 
 
-def training_curves(library: Library, names: tuple[str, ...], fit: FitConfig) -> dict[str, list[tuple[int, float]]]:
+def training_curves(library: Library, names: tuple[str, ...]) -> dict[str, list[tuple[int, float]]]:
     """Return each expert's held-out loss against tokens trained, as kept beside its card."""
     curves = {}
     for name in names:
         kept = [record for record in library.metrics(name) if record.get("kind") == "training"]
         if kept:
-            curves[name] = [(step * fit.tokens_per_step, loss) for step, loss in kept[-1]["held_out"]]
+            recipe = library.card(name).recipe
+            each = recipe["batch"] * recipe["window"] * recipe["accumulation"]
+            curves[name] = [(step * each, loss) for step, loss in kept[-1]["held_out"]]
     return curves
