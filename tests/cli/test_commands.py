@@ -6,6 +6,8 @@ import shutil
 import pytest
 
 from collegium.cli.main import main
+from collegium.library import Library
+from collegium.models import load_base
 
 FEW = ["--steps", "2", "--rank", "2", "--window", "32", "--threads", "1"]
 
@@ -26,6 +28,14 @@ def test_train_tells_what_became_of_every_domain(ask, library, pico_folder, text
     assert list(found["experts"]) == ["law"]
     assert found["experts"]["law"]["tokens_seen"] > 0
     assert "law" in shown
+
+
+def test_nothing_is_no_row(capsys, library, pico_folder, tmp_path):
+    Library(tmp_path / "none", base=load_base(pico_folder))
+    capsys.readouterr()
+    assert main(["library", "list", "--library", str(tmp_path / "none"), "--jsonl"]) == 0
+    assert main(["library", "verify", "--library", str(library), "--jsonl"]) == 0
+    assert capsys.readouterr().out == ""
 
 
 def test_list_and_show(ask, library):
@@ -55,6 +65,30 @@ def test_eval_has_the_promised_shape(ask, library, texts):
     }
     assert set(found["routing"]) >= {"accuracy", "regret_nats_per_token", "ece"}
     assert "oracle" in shown
+
+
+def test_eval_where_no_domain_has_an_expert_has_no_accuracy(ask, library, texts, tmp_path):
+    for name, other in (("law", "statutes"), ("code", "programs")):
+        shutil.copytree(texts / name, tmp_path / "texts" / other)
+    words = ["eval", tmp_path / "texts", "--model", library, "--window", "32", "--context", "8", "--threads", "1"]
+    code, found, shown = ask(*words)
+    assert code == 0
+    assert (found["routing"]["accuracy"], found["routing"]["ece"]) == (None, None)
+    assert found["routing"]["regret_nats_per_token"] is not None
+    assert "routing: - % of windows" in shown
+    assert "nan" not in shown
+
+
+def test_eval_shows_answers_as_a_table(ask, pico_folder, tmp_path):
+    rows = [{"prompt": f"Say {n}.", "completion": f"{n} {n}"} for n in range(5)]
+    (tmp_path / "echo.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["eval", tmp_path, "--model", pico_folder, "--answer-tokens", "2", "--window", "32", "--context", "2"]
+    code, found, shown = ask(*words)
+    assert (code, found["answers"]["echo"]["rows"]) == (0, 5)
+    assert "{" not in shown
+    table = next(line for line in shown.splitlines() if line.startswith("answers"))
+    assert table.split() == ["answers", "rows", "exact_match", "f1"]
+    assert "0.00 (0.00 to 0.00)" in shown
 
 
 def test_compare_sets_the_default(ask, library, texts):
