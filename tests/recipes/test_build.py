@@ -14,7 +14,7 @@ from collegium.experts import FitConfig
 from collegium.infer import Sampling
 from collegium.library import Library
 from collegium.recipes import build, compare, dense, evaluate, generate, train
-from collegium.recipes.building import newcomer, plan
+from collegium.recipes.building import newcomer
 from collegium.recipes.common import Common
 from collegium.recipes.keep import remove_expert
 from collegium.recipes.watch import Silent
@@ -47,7 +47,7 @@ def built(texts: Path, pico_folder: Path, tmp_path_factory: pytest.TempPathFacto
         library=root / "library",
         base=str(pico_folder),
         budget="20k",
-        window=64,
+        eval_window=64,
         context=16,
         out=root / "out",
         fit=dataclasses.replace(FIT, steps=build.FULL_STEPS),
@@ -115,6 +115,7 @@ def test_a_dry_run_shows_the_plan_and_makes_nothing(built, tmp_path):
     found = build.run(config, watch=Silent()).result
     assert found["plan"]["steps"] > 0
     assert not (tmp_path / "none").exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_experts_of_an_earlier_run_keep_their_own_figures(built, tmp_path):
@@ -161,7 +162,8 @@ def test_the_full_budget_adds_dense_baselines_and_cluster_experts(built, tmp_pat
     assert "c-BTM, ensemble cluster top-2" in names
     assert "dense rank 12" in (tmp_path / "out" / "report.html").read_text()
     assert [row["learning_rate"] in dense.LEARNING_RATES for row in result["baselines"][:2]] == [True, True]
-    many = len(DOMAINS) * plan.LEAST_STEPS * FIT.tokens_per_step
+    assert result["plan"]["steps"] == few.steps
+    many = len(DOMAINS) * few.steps * FIT.tokens_per_step
     assert all(0.9 * many < row["tokens_seen"] <= many for row in result["baselines"][:2])
     monkeypatch.setattr(dense, "fit_union", None)
     assert build.run(config, watch=Silent()).result["baselines"] == result["baselines"], "nothing is trained twice"

@@ -64,8 +64,8 @@ class BuildConfig:
     """The base model: smollm2-135m, a folder, or hf:owner/name@revision."""
     budget: str = "reduced"
     """`reduced` (10 minutes), a time (30m), tokens an expert (200k), or `full` (dense baselines too)."""
-    window: int = 128
-    """Tokens a window of held-out text."""
+    eval_window: int = 128
+    """Tokens a window of held-out text; --window is that of training."""
     context: int = 32
     """Leading tokens of a window that are read and not scored."""
     columns: dict[str, str] = field(default_factory=dict)
@@ -92,7 +92,7 @@ def run(config: BuildConfig, *, watch: Watch, command: str = "build") -> RunCard
         domain.split()  # a domain that is too small is told before anything is loaded
     base = open_base(config.base, config.common)
     folder = run_folder(command, config, config.out)
-    parts = Parts(folder / "parts")
+    parts = Parts(folder / "parts", read_only=config.dry_run)
     plan = planned(config, base, corpus, parts)
     for line in plan.lines():
         watch.say(line)
@@ -204,7 +204,7 @@ def held_out_text(config: BuildConfig, base: Base, corpus: Corpus, plan: Plan) -
     """Return the domains' test documents as windows; what cannot be scored is refused before anything is trained."""
     documents = {domain.name: domain.split().test for domain in corpus}
     return windows_of(
-        documents, base.tokenizer, window=config.window, context=config.context, budget_tokens=plan.eval_tokens
+        documents, base.tokenizer, window=config.eval_window, context=config.context, budget_tokens=plan.eval_tokens
     )
 
 
