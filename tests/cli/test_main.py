@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from collegium.cli.command import Command
+from collegium.cli.console import Screen
 from collegium.cli.main import COMMANDS, main
 from collegium.cli.output import Outcome
 from collegium.core.errors import DataError
@@ -44,6 +45,15 @@ def test_people_read_standard_output(capsys):
     assert "for people [not markup]" in shown.out
     assert "1.5" in shown.out
     assert shown.err == ""
+
+
+def test_long_work_in_a_log_tells_the_time_left(capsys, monkeypatch):
+    clock = iter([100.0, 110.0, 140.0, 150.0, 400.0])
+    monkeypatch.setattr("collegium.cli.console.time.monotonic", lambda: next(clock))
+    update = Screen().begin("scoring", 5000)
+    for done in (1000, 1100, 1400, 1500, 5000):  # an earlier run did the first thousand
+        update(done)
+    assert capsys.readouterr().err == "scoring: 1,400 of 5,000, 6 minutes left\n"
 
 
 def test_json_is_the_last_line_and_alone(capsys):

@@ -13,8 +13,9 @@ from collegium.data import read_domains
 from collegium.experts import FitConfig
 from collegium.infer import Sampling
 from collegium.library import Library
+from collegium.models import load_base
 from collegium.recipes import build, compare, dense, evaluate, generate, train
-from collegium.recipes.building import newcomer
+from collegium.recipes.building import newcomer, training
 from collegium.recipes.common import Common
 from collegium.recipes.keep import remove_expert
 from collegium.recipes.watch import Silent
@@ -97,6 +98,23 @@ def test_the_report_is_one_file_that_needs_nothing_else(built):
     assert page.count("<svg") >= 4
     assert not re.search(r"(src|href|url\()\s*=?\s*[\"']?https?:", page)
     assert "Who speaks" in page
+
+
+def test_a_long_first_expert_is_shown_under_way_and_trained_the_same(built, texts, tmp_path, monkeypatch):
+    config, only = built[0], tmp_path / "texts"
+    shutil.copytree(texts / "law", only / "law")
+    base, corpus = load_base(config.base), read_domains(only)
+    fit = dataclasses.replace(config.fit, steps=6)
+    cards = []
+    for seconds in (0.0, 1e6):
+        monkeypatch.setattr(training, "FIRST_RESULT_SECONDS", seconds)
+        log, library = Log(), Library(tmp_path / f"library-{seconds:g}", base=base)
+        training.train_one(base, library, corpus["law"], fit, folder=tmp_path / "c", watch=log, start=0.0)
+        shown = [line for line in log.lines if line.startswith("first result after")]
+        assert len(shown) == 1
+        assert (", at step 1: " in shown[0]) == (seconds == 0)
+        cards.append(library.card("law").payload)
+    assert cards[0] == cards[1]
 
 
 def test_a_second_run_finds_everything_done(built, monkeypatch):
