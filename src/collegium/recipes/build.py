@@ -34,9 +34,9 @@ from collegium.recipes.dense import dense_rows
 from collegium.recipes.fit_routers import fit_routers
 from collegium.recipes.held_out import windows_of
 from collegium.recipes.keep import route_to, unrouted
-from collegium.recipes.opening import DEFAULT_BASE, open_base
+from collegium.recipes.opening import DEFAULT_BASE, kept_reference, open_base
 from collegium.recipes.report import render
-from collegium.recipes.run_card import RunCard, make_card, run_folder, save_card
+from collegium.recipes.run_card import RunCard, make_card, make_folder, run_folder, save_card
 from collegium.recipes.watch import Silent, Watch
 from collegium.routers import default
 
@@ -92,6 +92,8 @@ def run(config: BuildConfig, *, watch: Watch, command: str = "build") -> RunCard
         domain.split()  # a domain that is too small is told before anything is loaded
     base = open_base(config.base, config.common)
     folder = run_folder(command, config, config.out)
+    if not config.dry_run:
+        make_folder(folder)
     parts = Parts(folder / "parts", read_only=config.dry_run)
     plan = planned(config, base, corpus, parts)
     for line in plan.lines():
@@ -101,7 +103,7 @@ def run(config: BuildConfig, *, watch: Watch, command: str = "build") -> RunCard
     check_disk(plan, config.library)
     text = held_out_text(config, base, corpus, plan)
 
-    library = Library(config.library, base=base, base_reference=config.base)
+    library = Library(config.library, base=base, base_reference=kept_reference(config.base))
     clear(library, corpus)
     if config.budget == "full":
         check_equal_training(library, corpus, plan.fit, base)

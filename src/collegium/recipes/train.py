@@ -21,9 +21,9 @@ from collegium.recipes.building.plan import OPTIMISER_COPIES, make_plan
 from collegium.recipes.common import Common
 from collegium.recipes.fit_routers import fit_routers
 from collegium.recipes.keep import route_to, unrouted
-from collegium.recipes.opening import DEFAULT_BASE, open_base
+from collegium.recipes.opening import DEFAULT_BASE, kept_reference, open_base
 from collegium.recipes.reference import is_library
-from collegium.recipes.run_card import RunCard, make_card, run_folder
+from collegium.recipes.run_card import RunCard, make_card, make_folder, run_folder
 from collegium.recipes.speed import tokens_per_second, whole_tokens_per_second
 from collegium.recipes.watch import Watch
 
@@ -77,13 +77,13 @@ def run(config: TrainConfig, *, watch: Watch) -> RunCard:
     base = open_base(config.base, config.common)
     if config.dry_run:
         return dry_run(config, base, corpus, threads=max(1, threads // config.workers), watch=watch, start=start)
-    library = Library(config.library, base=base, base_reference=config.base)
+    library = Library(config.library, base=base, base_reference=kept_reference(config.base))
     waiting = [domain for domain in corpus if domain.name not in library]
     for domain in corpus:
         if domain not in waiting:
             watch.say(f"{domain.name}: is in the library already")
     fit = resolve_fit(config, base, threads=max(1, threads // config.workers))
-    folder = run_folder("train", config, config.out)
+    folder = make_folder(run_folder("train", config, config.out))
     if config.whole:
         outcome = train_whole(base, library, waiting, fit, parents=config.parents, folder=folder, watch=watch)
     else:
