@@ -123,6 +123,27 @@ def test_add_and_remove(ask, library, tmp_path):
     assert "no expert" in shown or "statutes" in shown
 
 
+def test_a_library_made_with_a_relative_base_works_from_any_directory(ask, pico_folder, texts, tmp_path, monkeypatch):
+    monkeypatch.chdir(pico_folder.parent)
+    library = tmp_path / "college"
+    words = ["train", texts, "--library", library, "--base", pico_folder.name, "--out", tmp_path / "run", *FEW]
+    assert ask(*words, "--domains", "law")[0] == 0
+    monkeypatch.chdir(tmp_path)
+    assert ask("library", "list", "--library", library)[1]["base"] == str(pico_folder)
+    assert ask("generate", "Article", "--model", "college", "--tokens", "1", "--threads", "1")[0] == 0
+
+
+@pytest.mark.parametrize("place", ["{file}", "{file}/below", "/proc/foo"])
+def test_a_run_needs_a_folder(ask, pico_folder, texts, tmp_path, place):
+    (tmp_path / "file").write_text("")
+    out = place.format(file=tmp_path / "file")
+    words = ["train", texts, "--library", tmp_path / "college", "--base", pico_folder, "--out", out, *FEW]
+    code, found, shown = ask(*words)
+    assert (code, found) == (2, None)
+    assert "--out is a folder" in shown
+    assert "Traceback" not in shown
+
+
 def test_adding_to_no_library_needs_a_base(ask, library, pico_folder, tmp_path):
     law = library / "experts" / "law"
     code, _, shown = ask("library", "add", law, "--library", tmp_path / "none")
@@ -208,6 +229,19 @@ def test_claims_and_benches_are_listed(ask):
         (["generate", "", "--model", "{library}"], "empty"),
         (["generate", "x", "--model", "{library}", "--experts", "law=much"], "NAME=WEIGHT"),
         (["compare", "{texts}", "--library", "{library}", "--max-slowdown", "0.5"], "at least 1"),
+        (["compare", "{texts}", "--library", "{library}", "--max-slowdown", "inf"], "finite"),
+        (["generate", "x", "--model", "{library}", "--experts", "law=.5,law=.5"], "comes twice"),
+        (["generate", "x", "--model", "{library}", "--temperature", "nan"], "--temperature"),
+        (["generate", "x", "--model", "{library}", "--temperature", "inf"], "--temperature"),
+        (["generate", "x", "--model", "{library}", "--repetition-penalty", "inf"], "--repetition-penalty"),
+        (["generate", "x", "--model", "{library}", "--stop", ""], "--stop"),
+        (["eval", "{texts}", "--model", "{library}", "--context", "-5"], "--context -5"),
+        (["eval", "{texts}", "--model", "{library}", "--answer-rows", "-1"], "answer_rows is at least 1"),
+        (["eval", "{texts}", "--model", "{library}", "--budget", "9" * 400], "numbers up to"),
+        (["eval", "{texts}", "--model", "{library}", "--budget", "99999999999999999999"], "numbers up to"),
+        (["train", "{texts}", "--library", "{library}", "--learning-rate", "inf"], "learning_rate is positive"),
+        (["train", "{texts}", "--library", "{library}", "--learning-rate", "nan"], "learning_rate is positive"),
+        (["doctor", "--threads", "100000000000"], "--threads"),
         (["doctor", "--device", "tpu"], "a device is one of"),
         (["doctor", "--threads", "-1"], "--threads"),
         (["library", "show", "lw", "--library", "{library}"], "Did you mean 'law'?"),

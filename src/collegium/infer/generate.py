@@ -1,5 +1,6 @@
 """Generation: a loop over a decoding, with transformers' own logits processors, saying who spoke."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -39,10 +40,17 @@ class Sampling:
             message
             for bad, message in (
                 (self.tokens < 1, f"--tokens must be at least 1, got {self.tokens}."),
-                (self.temperature < 0, f"--temperature must be 0 (greedy) or more, got {self.temperature}."),
+                (
+                    not 0 <= self.temperature < math.inf,
+                    f"--temperature must be 0 (greedy) or more and finite, got {self.temperature}.",
+                ),
                 (self.top_k < 0, f"--top-k must be 0 (all) or more, got {self.top_k}."),
                 (not 0 < self.top_p <= 1, f"--top-p lies in (0, 1], got {self.top_p}."),
-                (self.repetition_penalty <= 0, f"--repetition-penalty is above 0, got {self.repetition_penalty}."),
+                (
+                    not 0 < self.repetition_penalty < math.inf,
+                    f"--repetition-penalty is above 0 and finite, got {self.repetition_penalty}.",
+                ),
+                (not all(self.stop), "--stop takes strings with at least one character, got an empty one."),
             )
             if bad
         ]
