@@ -88,7 +88,7 @@ def raising(error):
         (MemoryError(), 2, "lower --batch"),
         (torch.OutOfMemoryError("CUDA out of memory"), 2, "lower --batch"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ..."), 2, "lower --batch"),
-        (KeyboardInterrupt(), 130, "run the same command again to go on"),
+        (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
 def test_mistakes_are_answered_without_a_traceback(capsys, error, code, lesson):
@@ -97,6 +97,15 @@ def test_mistakes_are_answered_without_a_traceback(capsys, error, code, lesson):
     assert lesson in shown.err
     assert "Traceback" not in shown.err
     assert shown.out == ""
+
+
+@pytest.mark.parametrize("resumes", [True, False])
+def test_only_what_resumes_says_so_when_it_is_interrupted(capsys, resumes):
+    def action(config, screen):
+        raise KeyboardInterrupt
+
+    assert main(["act"], table=table(action, resumes=resumes)) == 130
+    assert ("run the same command again to go on" in capsys.readouterr().err) == resumes
 
 
 def test_our_own_mistakes_are_not_hidden():

@@ -53,6 +53,6 @@ def run_train(config: TrainConfig, screen: Screen) -> Outcome:
     return Outcome(found, rows)
 
 
-DEMO = Command(DemoConfig, run_demo, memory_flag="--batch")
-BUILD = Command(BuildConfig, run_build, memory_flag="--batch")
-TRAIN = Command(TrainConfig, run_train, memory_flag="--batch")
+DEMO = Command(DemoConfig, run_demo, memory_flag="--batch", resumes=True)
+BUILD = Command(BuildConfig, run_build, memory_flag="--batch", resumes=True)
+TRAIN = Command(TrainConfig, run_train, memory_flag="--batch", resumes=True)
