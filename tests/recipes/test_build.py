@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 
 from collegium.core.errors import ConfigError, DataError, LibraryError, UnknownName
-from collegium.data import read_domains
+from collegium.data import cut, read_domains
 from collegium.experts import FitConfig
-from collegium.infer import Sampling
+from collegium.infer import Sampling, held_out
 from collegium.library import Library
 from collegium.models import load_base
 from collegium.recipes import build, compare, dense, evaluate, generate, train
 from collegium.recipes.building import newcomer, training
 from collegium.recipes.common import Common
 from collegium.recipes.keep import remove_expert
+from collegium.recipes.reserved import NEWCOMER
 from collegium.recipes.watch import Silent
 from collegium.testing.library import snapshot
 
@@ -83,8 +84,33 @@ def test_the_result_has_the_promised_shape(built):
 def test_a_further_expert_leaves_no_trace(built):
     removed = built[1].result["removed"]
     assert removed["largest_change"] == 0.0
-    assert newcomer.NAME not in Library(built[0].library)
+    assert NEWCOMER not in Library(built[0].library)
     assert any(value != 0 for value in removed["while_present_nats"].values())
+
+
+def test_an_interrupted_visit_leaves_no_trace(built, tmp_path, monkeypatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    base = load_base(built[0].base)
+    library = Library(shutil.copytree(built[0].library, tmp_path / "library"), base=base)
+    domain = next(iter(read_domains(built[0].data)))
+    text = held_out({domain.name: cut(domain.split().test, base.tokenizer, window=64)}, context=16)
+    monkeypatch.setattr(newcomer, "composed", lambda *_: None)
+    monkeypatch.setattr(newcomer, "route_to", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        newcomer.visit(base, library, text, domain, FIT, steps=1, watch=Silent())
+    assert set(library.names()) == DOMAINS
+
+
+@pytest.mark.parametrize("name", ["cluster", "classifier", "cached_prior", NEWCOMER])
+def test_domains_of_reserved_names_are_refused_before_anything_is_loaded(texts, tmp_path, name):
+    shutil.copytree(texts / "law", tmp_path / "texts" / name)
+    for recipe, config in ((build, build.BuildConfig), (train, train.TrainConfig)):
+        with pytest.raises(DataError, match=f"Rename {name}"):
+            recipe.run(
+                config(tmp_path / "texts", tmp_path / "library", base="none", out=tmp_path / "out"), watch=Silent()
+            )
 
 
 def test_the_plan_comes_first_and_the_first_result_before_the_rest(built):

@@ -36,6 +36,7 @@ from collegium.recipes.held_out import windows_of
 from collegium.recipes.keep import route_to, unrouted
 from collegium.recipes.opening import DEFAULT_BASE, kept_reference, open_base
 from collegium.recipes.report import render
+from collegium.recipes.reserved import FITTED, check_domains
 from collegium.recipes.run_card import RunCard, make_card, make_folder, run_folder, save_card
 from collegium.recipes.watch import Silent, Watch
 from collegium.routers import default
@@ -46,8 +47,6 @@ EVAL_TOKENS = 4096
 FULL_EVAL_TOKENS = 32_768
 FULL_STEPS = 240
 """Steps an expert under `--budget full`, unless others are given."""
-FITTED = ("classifier", "cluster", "cached_prior")
-"""The routers that a build fits."""
 RUN_ROUTERS = {"mix": ("uniform", "posterior"), "merge": ("uniform", "cached_prior")}
 """Of the compositions that cost a forward each, the ones a build runs; `compare` runs them all."""
 
@@ -88,6 +87,7 @@ def run(config: BuildConfig, *, watch: Watch, command: str = "build") -> RunCard
     start = time.perf_counter()
     check_settings(config)
     corpus = read_domains(config.data, columns=config.columns or None)
+    check_domains(corpus)
     for domain in corpus:
         domain.split()  # a domain that is too small is told before anything is loaded
     base = open_base(config.base, config.common)
@@ -104,7 +104,7 @@ def run(config: BuildConfig, *, watch: Watch, command: str = "build") -> RunCard
     text = held_out_text(config, base, corpus, plan)
 
     library = Library(config.library, base=base, base_reference=kept_reference(config.base))
-    clear(library, corpus)
+    clear(library)
     if config.budget == "full":
         check_equal_training(library, corpus, plan.fit, base)
     for domain in corpus:

@@ -23,6 +23,7 @@ from collegium.recipes.fit_routers import fit_routers
 from collegium.recipes.keep import route_to, unrouted
 from collegium.recipes.opening import DEFAULT_BASE, kept_reference, open_base
 from collegium.recipes.reference import is_library
+from collegium.recipes.reserved import check_domains
 from collegium.recipes.run_card import RunCard, make_card, make_folder, run_folder
 from collegium.recipes.speed import tokens_per_second, whole_tokens_per_second
 from collegium.recipes.watch import Watch
@@ -73,6 +74,7 @@ def run(config: TrainConfig, *, watch: Watch) -> RunCard:
     if config.workers < 1:
         raise ConfigError(f"--workers is at least 1, got {config.workers}.")
     corpus = chosen_domains(read_domains(config.data, columns=config.columns or None), config.domains)
+    check_domains(corpus)
     threads = config.common.apply_threads()
     base = open_base(config.base, config.common)
     if config.dry_run:
