@@ -86,10 +86,7 @@ def run(config: BuildConfig, *, watch: Watch, command: str = "build") -> RunCard
     """
     start = time.perf_counter()
     check_settings(config)
-    corpus = read_domains(config.data, columns=config.columns or None)
-    check_domains(corpus)
-    for domain in corpus:
-        domain.split()  # a domain that is too small is told before anything is loaded
+    corpus = read_corpus(config)
     base = open_base(config.base, config.common)
     folder = run_folder(command, config, config.out)
     if not config.dry_run:
@@ -103,10 +100,7 @@ def run(config: BuildConfig, *, watch: Watch, command: str = "build") -> RunCard
     check_disk(plan, config.library)
     text = held_out_text(config, base, corpus, plan)
 
-    library = Library(config.library, base=base, base_reference=kept_reference(config.base))
-    clear(library)
-    if config.budget == "full":
-        check_equal_training(library, corpus, plan.fit, base)
+    library = opened_library(config, base, corpus, plan)
     for domain in corpus:
         train_one(base, library, domain, plan.fit, folder=folder / "checkpoints", watch=watch, start=start)
     cast = assemble(base, library)
@@ -153,6 +147,24 @@ def check_settings(config: BuildConfig) -> None:
             f"{config.fit.steps * config.fit.tokens_per_step} for as many tokens an expert, or --budget full --steps "
             f"{config.fit.steps} with all comparisons."
         )
+
+
+def read_corpus(config: BuildConfig) -> Corpus:
+    """Return the domains; one of a reserved name, or too small, is told before anything is loaded."""
+    corpus = read_domains(config.data, columns=config.columns or None)
+    check_domains(corpus)
+    for domain in corpus:
+        domain.split()
+    return corpus
+
+
+def opened_library(config: BuildConfig, base: Base, corpus: Corpus, plan: Plan) -> Library:
+    """Return the library to build in, without what a killed run left; under `full` its experts must be as planned."""
+    library = Library(config.library, base=base, base_reference=kept_reference(config.base))
+    clear(library)
+    if config.budget == "full":
+        check_equal_training(library, corpus, plan.fit, base)
+    return library
 
 
 def against(
