@@ -113,6 +113,16 @@ def test_domains_of_reserved_names_are_refused_before_anything_is_loaded(texts, 
             )
 
 
+def test_one_domain_has_no_clusters_to_agree_with(built, texts, tmp_path):
+    shutil.copytree(texts / "law", tmp_path / "texts" / "law")
+    config = dataclasses.replace(
+        built[0], data=tmp_path / "texts", library=tmp_path / "library", out=tmp_path / "out", budget="2k"
+    )
+    result = build.run(config, watch=Silent()).result
+    assert result["discovered"] is None
+    assert "NMI" not in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_the_plan_comes_first_and_the_first_result_before_the_rest(built):
     lines = built[2].lines
     assert lines[0].startswith("domains")
