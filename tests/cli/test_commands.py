@@ -6,7 +6,8 @@ import shutil
 import pytest
 
 from collegium.cli.main import main
-from collegium.models import BASES, device, pinned_folder
+from collegium.library import Library
+from collegium.models import BASES, device, load_base, pinned_folder
 
 FEW = ["--steps", "2", "--rank", "2", "--window", "32", "--threads", "1"]
 
@@ -27,6 +28,14 @@ def test_train_tells_what_became_of_every_domain(ask, library, pico_folder, text
     assert list(found["experts"]) == ["law"]
     assert found["experts"]["law"]["tokens_seen"] > 0
     assert "law" in shown
+
+
+def test_nothing_is_no_row(capsys, library, pico_folder, tmp_path):
+    Library(tmp_path / "none", base=load_base(pico_folder))
+    capsys.readouterr()
+    assert main(["library", "list", "--library", str(tmp_path / "none"), "--jsonl"]) == 0
+    assert main(["library", "verify", "--library", str(library), "--jsonl"]) == 0
+    assert capsys.readouterr().out == ""
 
 
 def test_list_and_show(ask, library):
@@ -56,6 +65,30 @@ def test_eval_has_the_promised_shape(ask, library, texts):
     }
     assert set(found["routing"]) >= {"accuracy", "regret_nats_per_token", "ece"}
     assert "oracle" in shown
+
+
+def test_eval_where_no_domain_has_an_expert_has_no_accuracy(ask, library, texts, tmp_path):
+    for name, other in (("law", "statutes"), ("code", "programs")):
+        shutil.copytree(texts / name, tmp_path / "texts" / other)
+    words = ["eval", tmp_path / "texts", "--model", library, "--window", "32", "--context", "8", "--threads", "1"]
+    code, found, shown = ask(*words)
+    assert code == 0
+    assert (found["routing"]["accuracy"], found["routing"]["ece"]) == (None, None)
+    assert found["routing"]["regret_nats_per_token"] is not None
+    assert "routing: - % of windows" in shown
+    assert "nan" not in shown
+
+
+def test_eval_shows_answers_as_a_table(ask, pico_folder, tmp_path):
+    rows = [{"prompt": f"Say {n}.", "completion": f"{n} {n}"} for n in range(5)]
+    (tmp_path / "echo.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["eval", tmp_path, "--model", pico_folder, "--answer-tokens", "2", "--window", "32", "--context", "2"]
+    code, found, shown = ask(*words)
+    assert (code, found["answers"]["echo"]["rows"]) == (0, 5)
+    assert "{" not in shown
+    table = next(line for line in shown.splitlines() if line.startswith("answers"))
+    assert table.split() == ["answers", "rows", "exact_match", "f1"]
+    assert "0.00 (0.00 to 0.00)" in shown
 
 
 def test_compare_sets_the_default(ask, library, texts):
@@ -88,6 +121,27 @@ def test_add_and_remove(ask, library, tmp_path):
     code, _, shown = ask("library", "remove", "statutes", "--library", library)
     assert code == 2
     assert "no expert" in shown or "statutes" in shown
+
+
+def test_a_library_made_with_a_relative_base_works_from_any_directory(ask, pico_folder, texts, tmp_path, monkeypatch):
+    monkeypatch.chdir(pico_folder.parent)
+    library = tmp_path / "college"
+    words = ["train", texts, "--library", library, "--base", pico_folder.name, "--out", tmp_path / "run", *FEW]
+    assert ask(*words, "--domains", "law")[0] == 0
+    monkeypatch.chdir(tmp_path)
+    assert ask("library", "list", "--library", library)[1]["base"] == str(pico_folder)
+    assert ask("generate", "Article", "--model", "college", "--tokens", "1", "--threads", "1")[0] == 0
+
+
+@pytest.mark.parametrize("place", ["{file}", "{file}/below", "/proc/foo"])
+def test_a_run_needs_a_folder(ask, pico_folder, texts, tmp_path, place):
+    (tmp_path / "file").write_text("")
+    out = place.format(file=tmp_path / "file")
+    words = ["train", texts, "--library", tmp_path / "college", "--base", pico_folder, "--out", out, *FEW]
+    code, found, shown = ask(*words)
+    assert (code, found) == (2, None)
+    assert "--out is a folder" in shown
+    assert "Traceback" not in shown
 
 
 def test_adding_to_no_library_needs_a_base(ask, library, pico_folder, tmp_path):
@@ -190,6 +244,19 @@ def test_claims_and_benches_are_listed(ask):
         (["generate", "", "--model", "{library}"], "empty"),
         (["generate", "x", "--model", "{library}", "--experts", "law=much"], "NAME=WEIGHT"),
         (["compare", "{texts}", "--library", "{library}", "--max-slowdown", "0.5"], "at least 1"),
+        (["compare", "{texts}", "--library", "{library}", "--max-slowdown", "inf"], "finite"),
+        (["generate", "x", "--model", "{library}", "--experts", "law=.5,law=.5"], "comes twice"),
+        (["generate", "x", "--model", "{library}", "--temperature", "nan"], "--temperature"),
+        (["generate", "x", "--model", "{library}", "--temperature", "inf"], "--temperature"),
+        (["generate", "x", "--model", "{library}", "--repetition-penalty", "inf"], "--repetition-penalty"),
+        (["generate", "x", "--model", "{library}", "--stop", ""], "--stop"),
+        (["eval", "{texts}", "--model", "{library}", "--context", "-5"], "--context -5"),
+        (["eval", "{texts}", "--model", "{library}", "--answer-rows", "-1"], "answer_rows is at least 1"),
+        (["eval", "{texts}", "--model", "{library}", "--budget", "9" * 400], "numbers up to"),
+        (["eval", "{texts}", "--model", "{library}", "--budget", "99999999999999999999"], "numbers up to"),
+        (["train", "{texts}", "--library", "{library}", "--learning-rate", "inf"], "learning_rate is positive"),
+        (["train", "{texts}", "--library", "{library}", "--learning-rate", "nan"], "learning_rate is positive"),
+        (["doctor", "--threads", "100000000000"], "--threads"),
         (["doctor", "--device", "tpu"], "a device is one of"),
         (["doctor", "--threads", "-1"], "--threads"),
         (["doctor", "--dtype", "float3"], "Did you mean 'float32'?"),

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from collegium.cli.command import Command
+from collegium.cli.console import Screen
 from collegium.cli.main import COMMANDS, main
 from collegium.cli.output import Outcome
 from collegium.core.errors import DataError
@@ -46,6 +47,15 @@ def test_people_read_standard_output(capsys):
     assert shown.err == ""
 
 
+def test_long_work_in_a_log_tells_the_time_left(capsys, monkeypatch):
+    clock = iter([100.0, 110.0, 140.0, 150.0, 400.0])
+    monkeypatch.setattr("collegium.cli.console.time.monotonic", lambda: next(clock))
+    update = Screen().begin("scoring", 5000)
+    for done in (1000, 1100, 1400, 1500, 5000):  # an earlier run did the first thousand
+        update(done)
+    assert capsys.readouterr().err == "scoring: 1,400 of 5,000, 6 minutes left\n"
+
+
 def test_json_is_the_last_line_and_alone(capsys):
     assert main(["act", "--json", "--times", "2"], table=table(speak)) == 0
     shown = capsys.readouterr()
@@ -78,7 +88,7 @@ def raising(error):
         (MemoryError(), 2, "lower --batch"),
         (torch.OutOfMemoryError("CUDA out of memory"), 2, "lower --batch"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ..."), 2, "lower --batch"),
-        (KeyboardInterrupt(), 130, "run the same command again to go on"),
+        (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
 def test_mistakes_are_answered_without_a_traceback(capsys, error, code, lesson):
@@ -87,6 +97,15 @@ def test_mistakes_are_answered_without_a_traceback(capsys, error, code, lesson):
     assert lesson in shown.err
     assert "Traceback" not in shown.err
     assert shown.out == ""
+
+
+@pytest.mark.parametrize("resumes", [True, False])
+def test_only_what_resumes_says_so_when_it_is_interrupted(capsys, resumes):
+    def action(config, screen):
+        raise KeyboardInterrupt
+
+    assert main(["act"], table=table(action, resumes=resumes)) == 130
+    assert ("run the same command again to go on" in capsys.readouterr().err) == resumes
 
 
 def test_our_own_mistakes_are_not_hidden():

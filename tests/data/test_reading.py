@@ -77,6 +77,13 @@ def test_copies_and_empty_documents_are_left_out_and_counted(write: Write) -> No
     assert law.documents[0].origin.endswith("law/1")
 
 
+def test_pairs_without_a_prompt_or_a_completion_are_left_out_and_counted(write: Write) -> None:
+    pairs = [("2+2=", "4"), ("", "4"), (" ", "5"), ("3+3=", "")]
+    rows = [json.dumps({"prompt": prompt, "completion": completion}) for prompt, completion in pairs]
+    (domain,) = read_domains(write({"sums.jsonl": "\n".join(rows)}))
+    assert (domain.empty, [document.prompt for document in domain.documents]) == (3, ["2+2="])
+
+
 def test_line_breaks_of_other_systems_and_a_byte_order_mark_change_nothing(write: Write) -> None:
     root = write({"a.txt": b"one\ntwo", "b.txt": b"\xef\xbb\xbfone\r\ntwo", "c.txt": b"one\rtwo"})
     a, b, c = (domain.documents[0].hash for domain in read_domains(root))

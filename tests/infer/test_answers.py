@@ -52,7 +52,9 @@ def test_a_metric_runs_only_when_code_is_allowed():
     assert load_metric("operator:eq", allow_code=True)("a", "a")
 
 
-@pytest.mark.parametrize("name", ["operator", "operator:nothing", "no_such_module_here:f", "os;system:f"])
+@pytest.mark.parametrize(
+    "name", ["operator", "operator:nothing", "no_such_module_here:f", "os;system:f", ".operator:eq"]
+)
 def test_a_metric_that_is_not_there_is_told(name):
     with pytest.raises(ConfigError, match="--metric"):
         load_metric(name, allow_code=True)
@@ -64,6 +66,21 @@ def test_a_metric_of_the_working_directory_is_found_and_its_failure_told(tmp_pat
     config = AnswerConfig(metric="my_metric:same", allow_code=True, answer_tokens=2)
     with pytest.raises(ConfigError, match="ZeroDivisionError"):
         judge_answers(parrot(), {"x": [Document(prompt="a", completion="b")]}, config, seed=0)
+
+
+def test_a_metric_gives_finite_numbers(tmp_path, monkeypatch):
+    (tmp_path / "nan_metric.py").write_text("def same(answer, reference):\n    return float('nan')\n")
+    monkeypatch.chdir(tmp_path)
+    config = AnswerConfig(metric="nan_metric:same", allow_code=True, answer_tokens=2)
+    with pytest.raises(ConfigError, match="finite number"):
+        judge_answers(parrot(), {"x": [Document(prompt="a", completion="b")]}, config, seed=0)
+
+
+def test_a_metric_that_fails_while_imported_is_told(tmp_path, monkeypatch):
+    (tmp_path / "failing_metric.py").write_text("1 / 0\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="cannot be imported: ZeroDivisionError"):
+        load_metric("failing_metric:same", allow_code=True)
 
 
 def test_a_metric_with_a_syntax_error_is_told(tmp_path, monkeypatch):

@@ -72,6 +72,22 @@ def test_pairing_cancels_what_is_hard_for_both():
     assert alone.low < unpaired.high
 
 
+@pytest.mark.parametrize("counted", [1, 2, 20])
+def test_units_without_a_counted_token_say_nothing(counted):
+    drawing = torch.Generator().manual_seed(3)
+    nats, tokens = torch.rand(counted, generator=drawing) * 30, torch.full((counted,), 10.0)
+    empty = torch.zeros(60)
+    more, more_tokens = torch.cat([empty, nats]), torch.cat([empty, tokens])
+    assert perplexity_interval(more, more_tokens) == perplexity_interval(nats, tokens)
+    paired = perplexity_difference_interval(more, torch.cat([empty, nats + 1]), more_tokens)
+    assert paired == perplexity_difference_interval(nats, nats + 1, tokens)
+
+
+def test_units_without_any_counted_token_are_refused():
+    with pytest.raises(ValueError, match="at least one unit"):
+        perplexity_interval(torch.zeros(3), torch.zeros(3))
+
+
 @pytest.mark.parametrize("values", [torch.tensor([]), torch.tensor([1.0, math.nan])])
 def test_no_values_and_nan_are_refused(values):
     with pytest.raises(ValueError, match="an interval needs"):

@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 
 from collegium.core.errors import ConfigError, DataError, LibraryError, UnknownName
-from collegium.data import read_domains
+from collegium.data import cut, read_domains
 from collegium.experts import FitConfig
-from collegium.infer import Sampling
+from collegium.infer import Sampling, held_out
 from collegium.library import Library
+from collegium.models import load_base
 from collegium.recipes import build, compare, dense, evaluate, generate, train
-from collegium.recipes.building import newcomer, plan
+from collegium.recipes.building import newcomer, training
 from collegium.recipes.common import Common
 from collegium.recipes.keep import remove_expert
+from collegium.recipes.reserved import NEWCOMER
 from collegium.recipes.watch import Silent
 from collegium.testing.library import snapshot
 
@@ -47,7 +49,7 @@ def built(texts: Path, pico_folder: Path, tmp_path_factory: pytest.TempPathFacto
         library=root / "library",
         base=str(pico_folder),
         budget="20k",
-        window=64,
+        eval_window=64,
         context=16,
         out=root / "out",
         fit=dataclasses.replace(FIT, steps=build.FULL_STEPS),
@@ -82,8 +84,43 @@ def test_the_result_has_the_promised_shape(built):
 def test_a_further_expert_leaves_no_trace(built):
     removed = built[1].result["removed"]
     assert removed["largest_change"] == 0.0
-    assert newcomer.NAME not in Library(built[0].library)
+    assert NEWCOMER not in Library(built[0].library)
     assert any(value != 0 for value in removed["while_present_nats"].values())
+
+
+def test_an_interrupted_visit_leaves_no_trace(built, tmp_path, monkeypatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    base = load_base(built[0].base)
+    library = Library(shutil.copytree(built[0].library, tmp_path / "library"), base=base)
+    domain = next(iter(read_domains(built[0].data)))
+    text = held_out({domain.name: cut(domain.split().test, base.tokenizer, window=64)}, context=16)
+    monkeypatch.setattr(newcomer, "composed", lambda *_: None)
+    monkeypatch.setattr(newcomer, "route_to", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        newcomer.visit(base, library, text, domain, FIT, steps=1, watch=Silent())
+    assert set(library.names()) == DOMAINS
+
+
+@pytest.mark.parametrize("name", ["cluster", "classifier", "cached_prior", NEWCOMER])
+def test_domains_of_reserved_names_are_refused_before_anything_is_loaded(texts, tmp_path, name):
+    shutil.copytree(texts / "law", tmp_path / "texts" / name)
+    for recipe, config in ((build, build.BuildConfig), (train, train.TrainConfig)):
+        with pytest.raises(DataError, match=f"Rename {name}"):
+            recipe.run(
+                config(tmp_path / "texts", tmp_path / "library", base="none", out=tmp_path / "out"), watch=Silent()
+            )
+
+
+def test_one_domain_has_no_clusters_to_agree_with(built, texts, tmp_path):
+    shutil.copytree(texts / "law", tmp_path / "texts" / "law")
+    config = dataclasses.replace(
+        built[0], data=tmp_path / "texts", library=tmp_path / "library", out=tmp_path / "out", budget="2k"
+    )
+    result = build.run(config, watch=Silent()).result
+    assert result["discovered"] is None
+    assert "NMI" not in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_the_plan_comes_first_and_the_first_result_before_the_rest(built):
@@ -97,6 +134,23 @@ def test_the_report_is_one_file_that_needs_nothing_else(built):
     assert page.count("<svg") >= 4
     assert not re.search(r"(src|href|url\()\s*=?\s*[\"']?https?:", page)
     assert "Who speaks" in page
+
+
+def test_a_long_first_expert_is_shown_under_way_and_trained_the_same(built, texts, tmp_path, monkeypatch):
+    config, only = built[0], tmp_path / "texts"
+    shutil.copytree(texts / "law", only / "law")
+    base, corpus = load_base(config.base), read_domains(only)
+    fit = dataclasses.replace(config.fit, steps=6)
+    cards = []
+    for seconds in (0.0, 1e6):
+        monkeypatch.setattr(training, "FIRST_RESULT_SECONDS", seconds)
+        log, library = Log(), Library(tmp_path / f"library-{seconds:g}", base=base)
+        training.train_one(base, library, corpus["law"], fit, folder=tmp_path / "c", watch=log, start=0.0)
+        shown = [line for line in log.lines if line.startswith("first result after")]
+        assert len(shown) == 1
+        assert (", at step 1: " in shown[0]) == (seconds == 0)
+        cards.append(library.card("law").payload)
+    assert cards[0] == cards[1]
 
 
 def test_a_second_run_finds_everything_done(built, monkeypatch):
@@ -115,6 +169,23 @@ def test_a_dry_run_shows_the_plan_and_makes_nothing(built, tmp_path):
     found = build.run(config, watch=Silent()).result
     assert found["plan"]["steps"] > 0
     assert not (tmp_path / "none").exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_experts_of_an_earlier_run_keep_their_own_figures(built, tmp_path):
+    library = Library(shutil.copytree(built[0].library, tmp_path / "library"))
+    config = dataclasses.replace(built[0], library=library.path, out=tmp_path / "out", budget="4k")
+    log = Log()
+    found = build.run(config, watch=log).result
+    own = {name: library.card(name).tokens_seen for name in DOMAINS}
+    assert found["tokens_seen"] == own
+    assert min(own.values()) > 2 * found["plan"]["tokens_per_expert"]
+    kept = f"law: is in the library, made with other settings or from other texts ({own['law']:,} training tokens)"
+    assert kept in log.lines
+    assert f"{own['law']:,}" in (tmp_path / "out" / "report.html").read_text()
+    few = dataclasses.replace(FIT, steps=2)
+    with pytest.raises(ConfigError, match="another --library"):
+        build.run(dataclasses.replace(config, budget="full", fit=few, out=tmp_path / "full"), watch=Silent())
 
 
 def test_steps_beside_a_budget_that_decides_them_are_refused(built):
@@ -145,7 +216,8 @@ def test_the_full_budget_adds_dense_baselines_and_cluster_experts(built, tmp_pat
     assert "c-BTM, ensemble cluster top-2" in names
     assert "dense rank 12" in (tmp_path / "out" / "report.html").read_text()
     assert [row["learning_rate"] in dense.LEARNING_RATES for row in result["baselines"][:2]] == [True, True]
-    many = len(DOMAINS) * plan.LEAST_STEPS * FIT.tokens_per_step
+    assert result["plan"]["steps"] == few.steps
+    many = len(DOMAINS) * few.steps * FIT.tokens_per_step
     assert all(0.9 * many < row["tokens_seen"] <= many for row in result["baselines"][:2])
     monkeypatch.setattr(dense, "fit_union", None)
     assert build.run(config, watch=Silent()).result["baselines"] == result["baselines"], "nothing is trained twice"

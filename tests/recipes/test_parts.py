@@ -35,6 +35,15 @@ def test_a_part_is_computed_once_and_again_when_its_inputs_change(tmp_path):
     assert parts.values("a", inputs=[2], compute=compute) == {"x": 2}
 
 
+def test_read_only_parts_are_used_and_leave_nothing(tmp_path):
+    parts = Parts(tmp_path / "run", read_only=True)
+    assert parts.values("a", inputs=[1], compute=lambda: 1) == 1
+    assert parts.tensors("t", inputs=[1], compute=lambda: {"x": torch.ones(2)})["x"].sum() == 2
+    assert not (tmp_path / "run").exists()
+    Parts(tmp_path / "run").values("a", inputs=[1], compute=lambda: 2)
+    assert parts.values("a", inputs=[1], compute=lambda: 3) == 2
+
+
 @pytest.mark.parametrize("damage", [b"", b"{", b"\x00\x01"])
 def test_a_torn_part_is_computed_anew(tmp_path, damage):
     parts = Parts(tmp_path)
@@ -75,6 +84,16 @@ def test_a_token_budget_is_spent_per_expert(speeds):
     plan = planning.make_plan(pico_base(), CORPUS, FIT, budget=Budget(tokens=12_800), eval_tokens=4096)
     assert plan.fit.steps == 12_800 // FIT.tokens_per_step
     assert "12,800 tokens each" in "\n".join(plan.lines())
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_few_steps_that_were_asked_for_are_planned(speeds, steps):
+    few = dataclasses.replace(FIT, steps=steps)
+    asked = Budget(tokens=steps * FIT.tokens_per_step)
+    assert planning.make_plan(pico_base(), CORPUS, few, budget=Budget(), eval_tokens=0).fit.steps == steps
+    assert planning.make_plan(pico_base(), CORPUS, few, budget=asked, eval_tokens=0).fit.steps == steps
+    hurried = planning.make_plan(pico_base(), CORPUS, few, budget=Budget(seconds=1.0), eval_tokens=0)
+    assert hurried.fit.steps == planning.LEAST_STEPS
 
 
 def test_a_plan_that_does_not_fit_the_disk_is_refused(speeds, tmp_path):

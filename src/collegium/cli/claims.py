@@ -92,5 +92,5 @@ def _row(claim: Claim, verdict: str) -> dict[str, Any]:
 
 CLAIMS = Group(
     "The ledger: claims of the papers, measured.",
-    {"run": Command(ClaimsRunConfig, run_run_claims), "list": Command(ClaimsListConfig, run_list_claims)},
+    {"run": Command(ClaimsRunConfig, run_run_claims, resumes=True), "list": Command(ClaimsListConfig, run_list_claims)},
 )

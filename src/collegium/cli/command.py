@@ -15,11 +15,13 @@ class Command:
     config:      a frozen dataclass; its fields are the flags, the keys of `--config` and the arguments in Python.
     run:         does the work, shows it on the screen and returns it.
     memory_flag: the flag to lower when memory is exhausted.
+    resumes:     whether the same command goes on where it was interrupted.
     """
 
     config: type
     run: Callable[[Any, Screen], Outcome]
     memory_flag: str = "--threads"
+    resumes: bool = False
 
     @property
     def summary(self) -> str:

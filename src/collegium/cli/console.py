@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-_FIRST_REMARK_SECONDS = 30.0
+_REMARK_SECONDS = 30.0
 _PIPE_COLUMNS = 10_000
 
 
@@ -96,17 +96,25 @@ class Screen:
 
 
 class _Remarks:
-    """An updater that writes a line every half minute."""
+    """An updater that writes a line every half minute: how much is done, and how long the rest takes at that pace."""
 
     def __init__(self, console: Console, label: str, total: int) -> None:
         self.console, self.label, self.total = console, label, total
-        self.next_at = time.monotonic() + _FIRST_REMARK_SECONDS
+        self.began = self.next_at = 0.0
+        self.first: int | None = None
 
     def __call__(self, done: int) -> None:
         now = time.monotonic()
-        if now >= self.next_at and done < self.total:
-            self.next_at = now + _FIRST_REMARK_SECONDS
-            self.console.print(Text(f"{self.label}: {done} of {self.total}"))
+        if self.first is None:  # work that goes on from an earlier run does not begin at nothing
+            self.first, self.began, self.next_at = done, now, now + _REMARK_SECONDS
+        if now >= self.next_at and self.first < done < self.total:
+            self.next_at = now + _REMARK_SECONDS
+            left = (now - self.began) * (self.total - done) / (done - self.first)
+            self.console.print(Text(f"{self.label}: {done:,} of {self.total:,}, {_duration(left)} left"))
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} seconds" if seconds < 90 else f"{seconds / 60:.0f} minutes"
 
 
 def _cell(value: object) -> str:

@@ -15,7 +15,7 @@ from collegium.experts import is_peft_folder
 from collegium.library import Library, Lineage
 from collegium.recipes.common import Common
 from collegium.recipes.keep import remove_expert
-from collegium.recipes.opening import DEFAULT_BASE, open_base
+from collegium.recipes.opening import DEFAULT_BASE, kept_reference, open_base
 from collegium.recipes.reference import is_library
 
 
@@ -197,7 +197,9 @@ def run_add(config: AddConfig, screen: Screen) -> Outcome:
 def _writable(config: AddConfig) -> Library:
     """Return the library to add to; a new one, and an adapter from elsewhere, need the base itself."""
     if not is_library(str(config.library)):
-        return Library(config.library, base=open_base(config.base, config.common), base_reference=config.base)
+        return Library(
+            config.library, base=open_base(config.base, config.common), base_reference=kept_reference(config.base)
+        )
     library = Library(config.library)
     if not config.base and not is_peft_folder(config.folder):
         return library

@@ -72,6 +72,7 @@ def _answer(request: Request) -> int:
         Screen(aside=output.for_programs) as screen,
         _warnings_shown(screen),
         memory_errors(request.command.memory_flag),
+        _interruption_answered(resumes=request.command.resumes),
     ):
         outcome = request.command.run(request.config, screen)
     emit(outcome, output)
@@ -82,11 +83,9 @@ def _answer(request: Request) -> int:
 def _mistakes_answered() -> Iterator[None]:
     """Turn mistakes and interruptions into SystemExit with a sentence on standard error."""
     try:
-        yield
+        with _interruption_answered(resumes=False):
+            yield
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        Screen().errors.print("interrupted: run the same command again to go on")
-        raise SystemExit(130) from None
     except BrokenPipeError:  # the reader has gone, as `head` does: quiet, and the same code as rich gives
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
@@ -95,6 +94,16 @@ def _mistakes_answered() -> Iterator[None]:
             raise
         Screen().fail(_sentence(error))
         raise SystemExit(2) from None
+
+
+@contextlib.contextmanager
+def _interruption_answered(*, resumes: bool) -> Iterator[None]:
+    """Turn Ctrl-C into SystemExit 130, saying whether the same command would go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        Screen().errors.print("interrupted: run the same command again to go on" if resumes else "interrupted")
+        raise SystemExit(130) from None
 
 
 def _sentence(error: Exception) -> str:

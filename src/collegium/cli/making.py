@@ -43,7 +43,9 @@ def show_build(found: dict[str, Any], screen: Screen) -> Outcome:
 def run_train(config: TrainConfig, screen: Screen) -> Outcome:
     """Return what became of every domain."""
     found = train.run(config, watch=screen).result
-    rows = [{"expert": name, **figures} for name, figures in found.get("experts", {}).items()]
+    if "plan" in found:
+        return Outcome(found)
+    rows = [{"expert": name, **figures} for name, figures in found["experts"].items()]
     if rows:
         columns = ("tokens_seen", "trained_parameters", "held_out_nats_before", "held_out_nats")
         cells = [[row["expert"], *(row.get(column) for column in columns)] for row in rows]
@@ -51,6 +53,6 @@ def run_train(config: TrainConfig, screen: Screen) -> Outcome:
     return Outcome(found, rows)
 
 
-DEMO = Command(DemoConfig, run_demo, memory_flag="--batch")
-BUILD = Command(BuildConfig, run_build, memory_flag="--batch")
-TRAIN = Command(TrainConfig, run_train, memory_flag="--batch")
+DEMO = Command(DemoConfig, run_demo, memory_flag="--batch", resumes=True)
+BUILD = Command(BuildConfig, run_build, memory_flag="--batch", resumes=True)
+TRAIN = Command(TrainConfig, run_train, memory_flag="--batch", resumes=True)

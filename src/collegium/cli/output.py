@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +27,20 @@ class Output:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command found: the object of `--json`, the rows of `--jsonl`, and the exit code."""
+    """What a command found: the object of `--json`, the rows of `--jsonl`, and the exit code.
+
+    rows: None for a command without rows of its own.
+    """
 
     value: Mapping[str, Any]
-    rows: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
+    rows: Sequence[Mapping[str, Any]] | None = None
     code: int = 0
 
 
 def emit(outcome: Outcome, output: Output) -> None:
     """Write what programs asked for; without rows of its own a command's object is its one row."""
     if output.jsonl:
-        for row in outcome.rows or [outcome.value]:
+        for row in [outcome.value] if outcome.rows is None else outcome.rows:
             sys.stdout.write(_line(row))
     if output.json:
         sys.stdout.write(_line(outcome.value))
@@ -45,7 +48,7 @@ def emit(outcome: Outcome, output: Output) -> None:
 
 
 def _line(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, ensure_ascii=False, default=_plain) + "\n"
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain) + "\n"
 
 
 def _plain(value: object) -> str:

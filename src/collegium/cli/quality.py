@@ -27,17 +27,30 @@ def show_evaluation(found: Mapping[str, Any], screen: Screen) -> list[dict[str, 
     cells = [[name, *(_number(row.get(domain)) for domain in domains)] for name, row in perplexity.items()]
     screen.table(("perplexity", *domains), cells)
     routing = found["routing"]
-    if routing["accuracy"] is not None:
+    if any(value is not None for value in routing.values()):
+        own = None if routing["accuracy"] is None else 100 * routing["accuracy"]
         screen.say(
-            f"routing: {100 * routing['accuracy']:.1f} % of windows end on their own expert, "
-            f"{routing['regret_nats_per_token']:.4f} nats a token behind the oracle, "
-            f"calibration error {routing['ece']:.3f}"
+            f"routing: {_number(own, digits=1)} % of windows end on their own expert, "
+            f"{_number(routing['regret_nats_per_token'], digits=4)} nats a token behind the oracle, "
+            f"calibration error {_number(routing['ece'], digits=3)}"
         )
-    for name, value in found.get("answers", {}).items():
-        screen.say(f"{name}: {value}")
+    if found.get("answers"):
+        show_answers(found["answers"], screen)
     if found.get("skipped_documents"):
         screen.say(f"{found['skipped_documents']} documents were left out: experts were made with their domain's split")
     return rows
+
+
+def show_answers(found: Mapping[str, Any], screen: Screen) -> None:
+    """Show what was made of the answers in each domain: every metric's mean, with its 95 % interval."""
+    names = [name for name, value in next(iter(found.values())).items() if isinstance(value, Mapping)]
+    cells = [[domain, row["rows"], *(_mean(row[name]) for name in names)] for domain, row in found.items()]
+    screen.table(("answers", "rows", *names), cells)
+
+
+def _mean(metric: Mapping[str, Any]) -> str:
+    bounds = metric["interval"]
+    return _number(metric["mean"]) + ("" if bounds is None else f" ({_number(bounds[0])} to {_number(bounds[1])})")
 
 
 def run_compare(config: CompareConfig, screen: Screen) -> Outcome:

@@ -27,7 +27,7 @@ def check_name(name: str, *, what: str = "expert") -> str:
         raise NameTaken(f"{BASE!r} is the base model's own name; give the {what} another one.")
     if not isinstance(name, str) or not NAME_PATTERN.fullmatch(name):
         raise NameTaken(
-            f"a name of a {what} has 1 to 64 letters, digits, dots, dashes or underscores and starts with a letter or "
+            f"the {what}'s name has 1 to 64 letters, digits, dots, dashes or underscores and starts with a letter or "
             f"digit, got {name!r}. Names never have path parts."
         )
     return name

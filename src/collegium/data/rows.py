@@ -130,7 +130,7 @@ def _document(row: Row, columns: Mapping[str, str], *, origin: str) -> Document 
     for field, value in values.items():
         if not isinstance(value, str):
             raise DataError(f"{origin}: `{columns.get(field, field)}` holds text, got a {type(value).__name__}.")
-    if form == ("prompt", "completion") and not values["completion"].strip():
+    if form == ("prompt", "completion") and not (values["prompt"].strip() and values["completion"].strip()):
         return None
     return Document(**values, origin=origin)
 

@@ -27,8 +27,8 @@ from collegium.experts.recipe import FitConfig, loop_config, memory_errors, reci
 from collegium.models import Base, LoraWeights, RowPlan
 from collegium.train import Checkpoints, Fit, History, Logger, fit
 
-_SLOT = ".being-fitted"
-"""The name a new expert is attached under; no name of an expert can begin with a dot."""
+BEING_FITTED = ".being-fitted"
+"""The name a new expert is attached under while it is trained; no name of an expert can begin with a dot."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,14 +185,14 @@ def _fit(
     recipe = recipe_of(config, "lora", base)
     weights = fresh_weights(base, config, label)
     with using_threads(config.threads or 1), memory_errors(config):
-        base.attach(_SLOT, _adapter(weights, config))
+        base.attach(BEING_FITTED, _adapter(weights, config))
         try:
-            objective = text_objective(base, RowPlan.one(_SLOT), texts=texts, config=config, label=label)
+            objective = text_objective(base, RowPlan.one(BEING_FITTED), texts=texts, config=config, label=label)
             card = new_card(base, "lora", list(texts.values()), name=name, recipe=recipe, origin=origin)
             checkpoints = checkpoints_in(checkpoint, card, objective, config=config, label=label)
             done = run_fit(objective, weights, config=config, checkpoints=checkpoints, logger=logger)
         finally:
-            base.detach(_SLOT)
+            base.detach(BEING_FITTED)
     fitted = {name: tensor.detach().to("cpu", copy=True) for name, tensor in weights.items()}
     payload = lora_payload(base, _adapter(fitted, config))
     return Trained(Expert(finished_card(card, done, payload.parameters), payload), done.history, done.ended)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -64,17 +65,18 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         """Raise ConfigError with every setting out of its bounds."""
+        rate = self.learning_rate
         rules = [
             ("rank", self.rank, self.rank >= 1, "is at least 1"),
-            ("alpha", self.alpha, self.alpha is None or self.alpha > 0, "is positive"),
+            ("alpha", self.alpha, self.alpha is None or 0 < self.alpha < math.inf, "is positive and finite"),
             ("steps", self.steps, self.steps >= 1, "is at least 1"),
             ("batch", self.batch, self.batch >= 1, "is at least 1"),
             ("window", self.window, self.window >= 2, "is at least 2"),
             ("accumulation", self.accumulation, self.accumulation >= 1, "is at least 1"),
-            ("learning_rate", self.learning_rate, (self.learning_rate or 1.0) > 0, "is positive"),
+            ("learning_rate", rate, rate is None or 0 < rate < math.inf, "is positive and finite"),
             ("warmup", self.warmup, 0 <= self.warmup <= 1, "lies in [0, 1]"),
-            ("weight_decay", self.weight_decay, self.weight_decay >= 0, "is not negative"),
-            ("clip", self.clip, self.clip > 0, "is positive"),
+            ("weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "is not negative and finite"),
+            ("clip", self.clip, 0 < self.clip < math.inf, "is positive and finite"),
             ("evaluate_every", self.evaluate_every, self.evaluate_every >= 1, "is at least 1"),
             ("patience", self.patience, self.patience >= 0, "is not negative"),
             ("dev_tokens", self.dev_tokens, self.dev_tokens >= 2, "is at least 2"),

@@ -1,6 +1,7 @@
 """Judging generated answers on prompt/completion rows: exact match, word F1, or a user's own function."""
 
 import importlib
+import math
 import re
 import string
 import sys
@@ -16,6 +17,7 @@ from collegium.core.protocols import LanguageModel, context_limit
 from collegium.data import Document
 from collegium.infer.generate import Sampling, encode_prompt, generate, room
 from collegium.ops.intervals import bootstrap_interval
+from collegium.train import check_rules
 
 Metric = Callable[[str, str], float]
 """Given the answer and the reference, a number; higher is better."""
@@ -35,6 +37,14 @@ class AnswerConfig:
     """At most this many tokens an answer."""
     answer_rows: int = 32
     """At most this many rows a domain are answered."""
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError with every setting out of its bounds."""
+        rules = [
+            ("answer_tokens", self.answer_tokens, self.answer_tokens >= 1, "is at least 1"),
+            ("answer_rows", self.answer_rows, self.answer_rows >= 1, "is at least 1"),
+        ]
+        check_rules(rules, what="settings of the answers")
 
 
 def normalise(text: str) -> str:
@@ -70,7 +80,7 @@ def load_metric(name: str, *, allow_code: bool) -> Metric:
 
     Raises ConfigError unless `allow_code`, and when there is no such function.
     """
-    if not re.fullmatch(r"[\w.]+:\w+", name):
+    if not re.fullmatch(r"\w+(\.\w+)*:\w+", name):
         raise ConfigError(f"--metric is module:function, got {name!r}.")
     if not allow_code:
         raise ConfigError(f"--metric {name} runs code from your machine: add --allow-code if you trust it.")
@@ -79,8 +89,8 @@ def load_metric(name: str, *, allow_code: bool) -> Metric:
         sys.path.insert(0, "")  # a user's own module lies in the working directory
     try:
         return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, SyntaxError) as error:
-        raise ConfigError(f"--metric {name} cannot be imported: {error}.") from error
+    except Exception as error:  # the user's own code may raise anything
+        raise ConfigError(f"--metric {name} cannot be imported: {type(error).__name__}: {error}.") from error
 
 
 def check_metric(config: AnswerConfig) -> None:
@@ -111,9 +121,12 @@ def judge_answers(
 
 def _value(name: str, metric: Metric, answer: str, reference: str) -> float:
     try:
-        return float(metric(answer, reference))
+        value = float(metric(answer, reference))
     except Exception as error:  # the user's own code may raise anything
         raise ConfigError(f"--metric {name} failed on an answer: {type(error).__name__}: {error}.") from error
+    if not math.isfinite(value):
+        raise ConfigError(f"--metric {name} gives a finite number for each answer, got {value} for {answer!r:.60}.")
+    return value
 
 
 def _judge(

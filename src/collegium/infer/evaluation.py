@@ -53,9 +53,9 @@ class Evaluation:
     answers: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values; `routing` has None where nothing was routed."""
+        """Return plain values; None stands where there is no finite number, and for all of `routing` unrouted."""
         routing = self.routing
-        return {
+        found = {
             "base": dict(self.base),
             "matrix": {name: dict(row) for name, row in self.matrix.items()},
             "composed": dict(self.composed),
@@ -66,18 +66,22 @@ class Evaluation:
                 "regret_nats_per_token": routing.regret_nats_per_token if routing else None,
                 "ece": routing.ece if routing else None,
             },
-            "intervals": {
-                name: {key: _bounds(pair) for key, pair in row.items()} for name, row in self.intervals.items()
-            },
+            "intervals": {name: {key: list(pair) for key, pair in row.items()} for name, row in self.intervals.items()},
             "tokens": dict(self.tokens),
             "skipped_documents": self.skipped_documents,
             **({"answers": dict(self.answers)} if self.answers else {}),
             "seconds": round(self.seconds, 3),
         }
+        return {key: _finite(value) for key, value in found.items()}
 
 
-def _bounds(pair: tuple[float, float]) -> list[float | None]:
-    return [bound if math.isfinite(bound) else None for bound in pair]
+def _finite(value: Any) -> Any:  # noqa: ANN401 - plain values
+    """Return plain values with None for NaN and infinity, which JSON lacks."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def evaluate_scores(

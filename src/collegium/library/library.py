@@ -340,7 +340,8 @@ class Library:
     def _create(self, base: Fingerprint | None, reference: str) -> None:
         if base is None or self.read_only:
             raise LibraryError(
-                f"there is no library at {self.path}. Check the path, or create one with Library(path, base=base)."
+                f"there is no library at {self.path}. Check the path, or make one: `collegium train` and `collegium "
+                "build` do, and in Python Library(path, base=base)."
             )
         with disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)

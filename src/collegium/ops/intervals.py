@@ -73,10 +73,12 @@ def perplexity_interval(
 ) -> Interval:
     """Return the bootstrap interval of exp(nats / tokens), units drawn with all of their tokens.
 
+    Units without tokens say nothing and are not drawn.
+
     >>> round(perplexity_interval(torch.tensor([2.0, 4.0]), torch.tensor([1.0, 2.0])).estimate, 3)
     7.389
     """
-    nats, tokens = _finite(nats), _finite(tokens)
+    nats, tokens = _with_tokens(tokens, nats, tokens)
 
     def perplexity(rows: Tensor) -> Tensor:
         return (nats[rows].sum(-1) / tokens[rows].sum(-1)).exp()
@@ -95,19 +97,28 @@ def perplexity_difference_interval(
 ) -> Interval:
     """Return the paired bootstrap interval of perplexity minus other perplexity on the same units.
 
-    Both systems are read on the same drawn units, so what makes a unit hard for both cancels.
+    Both systems are read on the same drawn units, so what makes a unit hard for both cancels. Units without tokens
+    say nothing and are not drawn.
 
     >>> nats = torch.tensor([2.0, 4.0])
     >>> perplexity_difference_interval(nats, nats, torch.tensor([1.0, 2.0]))
     Interval(low=0.0, estimate=0.0, high=0.0)
     """
-    nats, other_nats, tokens = _finite(nats), _finite(other_nats), _finite(tokens)
+    nats, other_nats, tokens = _with_tokens(tokens, nats, other_nats, tokens)
 
     def difference(rows: Tensor) -> Tensor:
         count = tokens[rows].sum(-1)
         return (nats[rows].sum(-1) / count).exp() - (other_nats[rows].sum(-1) / count).exp()
 
     return _bootstrap(len(nats), difference, seed=seed, resamples=resamples, confidence=confidence)
+
+
+def _with_tokens(tokens: Float[Tensor, " unit"], *columns: Float[Tensor, " unit"]) -> list[Float[Tensor, " some"]]:
+    """Return the columns of the units that have tokens, in float64; a draw of units without any would be 0 / 0."""
+    kept = _finite(tokens) > 0
+    if not kept.any():
+        raise ValueError("an interval needs at least one unit with tokens, got none.")
+    return [_finite(column)[kept] for column in columns]
 
 
 def _finite(values: Float[Tensor, " unit"]) -> Float[Tensor, " unit"]:

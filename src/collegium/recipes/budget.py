@@ -7,6 +7,9 @@ from collegium.core.errors import ConfigError
 
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?)\s*([smhkM]?|min|tokens)$")
 
+MOST = 10**12
+"""The largest number of a budget, before its unit: beyond it lies a slip of the finger."""
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -44,8 +47,11 @@ def parse_budget(text: str, *, reduced: int | None = None, minutes: float | None
     if word == "reduced":
         return Budget(None if minutes is None else 60 * minutes, reduced)
     match = _NUMBER.match(word)
-    if not match or float(match[1]) <= 0:
-        raise ConfigError(f"--budget is `reduced`, `full`, a time (5m, 90s, 2h) or tokens (200k, 1M); got {text!r}.")
+    if not match or not 0 < float(match[1]) <= MOST:
+        raise ConfigError(
+            f"--budget is `reduced`, `full`, a time (5m, 90s, 2h) or tokens (200k, 1M), of "
+            f"numbers up to {MOST:,}; got {text!r}."
+        )
     number, unit = float(match[1]), match[2]
     seconds = {"s": 1, "m": 60, "min": 60, "h": 3600}.get(unit)
     if seconds is not None:

@@ -26,16 +26,17 @@ from collegium.recipes.building.page import Findings, make_report
 from collegium.recipes.building.parts import Parts, cast_key, text_key
 from collegium.recipes.building.plan import Plan, check_disk, make_plan
 from collegium.recipes.building.samples import Passage, coloured, passage, written
-from collegium.recipes.building.training import train_one, training_curves
+from collegium.recipes.building.training import check_equal_training, train_one, training_curves
 from collegium.recipes.columns import Column, Way, build_way, column, oracle_column, single_column, time_columns, ways
 from collegium.recipes.common import Common
 from collegium.recipes.compare import rows as comparison_rows
 from collegium.recipes.dense import dense_rows
 from collegium.recipes.held_out import windows_of
 from collegium.recipes.keep import route_all
-from collegium.recipes.opening import DEFAULT_BASE, open_base
+from collegium.recipes.opening import DEFAULT_BASE, kept_reference, open_base
 from collegium.recipes.report import render
-from collegium.recipes.run_card import RunCard, make_card, run_folder, save_card
+from collegium.recipes.reserved import check_domains
+from collegium.recipes.run_card import RunCard, make_card, make_folder, run_folder, save_card
 from collegium.recipes.watch import Silent, Watch
 from collegium.routers import default
 
@@ -61,8 +62,8 @@ class BuildConfig:
     """The base model: smollm2-135m, a folder, or hf:owner/name@revision."""
     budget: str = "reduced"
     """`reduced` (10 minutes), a time (30m), tokens an expert (200k), or `full` (dense baselines too)."""
-    window: int = 128
-    """Tokens a window of held-out text."""
+    eval_window: int = 128
+    """Tokens a window of held-out text; --window is that of training."""
     context: int = 32
     """Leading tokens of a window that are read and not scored."""
     columns: dict[str, str] = field(default_factory=dict)
@@ -84,12 +85,12 @@ def run(config: BuildConfig, *, watch: Watch, command: str = "build") -> RunCard
     """
     start = time.perf_counter()
     check_settings(config)
-    corpus = read_domains(config.data, columns=config.columns or None)
-    for domain in corpus:
-        domain.split()  # a domain that is too small is told before anything is loaded
+    corpus = read_corpus(config)
     base = open_base(config.base, config.common)
     folder = run_folder(command, config, config.out)
-    parts = Parts(folder / "parts")
+    if not config.dry_run:
+        make_folder(folder)
+    parts = Parts(folder / "parts", read_only=config.dry_run)
     plan = planned(config, base, corpus, parts)
     for line in plan.lines():
         watch.say(line)
@@ -98,8 +99,7 @@ def run(config: BuildConfig, *, watch: Watch, command: str = "build") -> RunCard
     check_disk(plan, config.library)
     text = held_out_text(config, base, corpus, plan)
 
-    library = Library(config.library, base=base, base_reference=config.base)
-    clear(library, corpus)
+    library = opened_library(config, base, corpus, plan)
     for domain in corpus:
         train_one(base, library, domain, plan.fit, folder=folder / "checkpoints", watch=watch, start=start)
     cast = assemble(base, library)
@@ -120,7 +120,8 @@ def run(config: BuildConfig, *, watch: Watch, command: str = "build") -> RunCard
         plan=plan.to_json(),
         evaluation=evaluation,
         columns=comparison_rows(columns, table.text),
-        curves=training_curves(library, corpus.names, plan.fit),
+        tokens_seen={name: library.card(name).tokens_seen for name in corpus.names},
+        curves=training_curves(library, corpus.names),
         texts=texts,
         discovered=discovered,
         removed=removed,
@@ -145,6 +146,24 @@ def check_settings(config: BuildConfig) -> None:
             f"{config.fit.steps * config.fit.tokens_per_step} for as many tokens an expert, or --budget full --steps "
             f"{config.fit.steps} with all comparisons."
         )
+
+
+def read_corpus(config: BuildConfig) -> Corpus:
+    """Return the domains; one of a reserved name, or too small, is told before anything is loaded."""
+    corpus = read_domains(config.data, columns=config.columns or None)
+    check_domains(corpus)
+    for domain in corpus:
+        domain.split()
+    return corpus
+
+
+def opened_library(config: BuildConfig, base: Base, corpus: Corpus, plan: Plan) -> Library:
+    """Return the library to build in, without what a killed run left; under `full` its experts must be as planned."""
+    library = Library(config.library, base=base, base_reference=kept_reference(config.base))
+    clear(library)
+    if config.budget == "full":
+        check_equal_training(library, corpus, plan.fit, base)
+    return library
 
 
 def against(
@@ -198,7 +217,7 @@ def held_out_text(config: BuildConfig, base: Base, corpus: Corpus, plan: Plan) -
     """Return the domains' test documents as windows; what cannot be scored is refused before anything is trained."""
     documents = {domain.name: domain.split().test for domain in corpus}
     return windows_of(
-        documents, base.tokenizer, window=config.window, context=config.context, budget_tokens=plan.eval_tokens
+        documents, base.tokenizer, window=config.eval_window, context=config.context, budget_tokens=plan.eval_tokens
     )
 
 
@@ -306,6 +325,7 @@ def result_of(found: Findings, folder: Path) -> dict[str, Any]:
         "baselines": list(found.baselines),
         "default": found.default,
         "plan": dict(found.plan),
+        "tokens_seen": dict(found.tokens_seen),
         "report": str(folder / "report.html"),
         "next": list(found.commands),
     }

@@ -7,6 +7,8 @@ import torch
 
 from collegium.core.errors import ConfigError
 
+MOST_THREADS = 4096
+
 
 @dataclass(frozen=True)
 class Common:
@@ -25,10 +27,13 @@ class Common:
     threads: int = 0
     """Processor threads; 0 takes all cores."""
 
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a number of threads that no machine has."""
+        if not 0 <= self.threads <= MOST_THREADS:
+            raise ConfigError(f"--threads is 0 (all cores) to {MOST_THREADS}, got {self.threads}.")
+
     def apply_threads(self) -> int:
-        """Set torch's threads and return how many; raises ConfigError below zero."""
-        if self.threads < 0:
-            raise ConfigError(f"--threads is 0 (all cores) or more, got {self.threads}.")
+        """Set torch's threads and return how many."""
         count = self.threads or os.cpu_count() or 1
         torch.set_num_threads(count)
         return count

@@ -54,8 +54,11 @@ class CompareConfig:
 def run(config: CompareConfig, *, watch: Watch) -> RunCard:
     """Return the run's card: a row per composition, and which became the default."""
     start = time.perf_counter()
-    if config.max_slowdown is not None and not config.max_slowdown >= 1:
-        raise ConfigError(f"--max-slowdown is at least 1 (the base's own speed), got {config.max_slowdown:g}.")
+    if config.max_slowdown is not None and not 1 <= config.max_slowdown < math.inf:
+        raise ConfigError(
+            f"--max-slowdown is at least 1 (the base's own speed) and finite, got {config.max_slowdown:g}. Leave it "
+            "out for no limit."
+        )
     tokens = scored_tokens(config.budget, reduced=REDUCED_TOKENS)
     corpus = read_domains(config.data, columns=config.columns or None)
     base, library = open_library(config.library, config.common)

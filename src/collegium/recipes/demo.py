@@ -25,7 +25,7 @@ class DemoConfig:
     budget: str = "reduced"
     """`reduced` (10 minutes), a time (30m), tokens an expert (200k), or `full` (dense baselines too)."""
     dry_run: bool = False
-    """Measure and show the plan, then stop."""
+    """Measure and show the plan, then stop; the texts are fetched first where they are not there."""
     fit: OmitArgPrefixes[FitConfig] = field(default_factory=lambda: FitConfig(layers="top:10", steps=build.FULL_STEPS))
     """How each expert is trained; --steps counts under `--budget full`, every other budget decides it."""
     common: OmitArgPrefixes[Common] = field(default_factory=Common)

@@ -45,8 +45,11 @@ def parse_weights(text: str) -> dict[str, float] | None:
     weights: dict[str, float] = {}
     for part in text.split(","):
         name, _, number = part.partition("=")
+        name = name.strip()
+        if name in weights:
+            raise ConfigError(f"--experts weighs each expert once; {name!r} comes twice.")
         try:
-            weights[name.strip()] = float(number)
+            weights[name] = float(number)
         except ValueError:
             raise ConfigError(f"--experts is NAME=WEIGHT,...; cannot read {part!r}.") from None
     return weights

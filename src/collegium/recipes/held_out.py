@@ -61,8 +61,10 @@ def windows_of(
     """Return the documents as held-out windows, each domain within the token budget, in hash order."""
     if tokenizer is None:
         raise DataError("this base has no tokenizer files, so it cannot read text; use a base folder with a tokenizer.")
-    if context >= window:
-        raise DataError(f"--context {context} leaves nothing to score in a window of {window}; make it smaller.")
+    if not 0 <= context < window:
+        raise DataError(
+            f"--context {context} leaves nothing to score in a window of {window}; give one from 0 up to that."
+        )
     cut_up = {
         name: cut(each, tokenizer, window=window, budget_tokens=budget_tokens) for name, each in documents.items()
     }

@@ -9,7 +9,7 @@ from collegium.core.protocols import LanguageModel
 from collegium.core.routing import BASE
 from collegium.core.tables import nearest
 from collegium.library import Library
-from collegium.models import Base, load_base
+from collegium.models import BASES, Base, load_base
 from collegium.recipes.columns import Way, build_way
 from collegium.recipes.common import Common
 from collegium.recipes.reference import Reference, parse_reference
@@ -45,17 +45,21 @@ def open_base(reference: str, common: Common) -> Base:
     return load_base(reference, device=common.device, dtype=common.dtype)
 
 
-def open_library(path: Path, common: Common, *, base: str | None = None) -> tuple[Base, Library]:
-    """Return an existing library and its base.
+def kept_reference(reference: str) -> str:
+    """Return what a library keeps of its base's reference: a folder by its whole path, good from any directory."""
+    if reference in BASES or reference.startswith("hf:"):
+        return reference
+    return str(Path(reference).expanduser().absolute())
 
-    base: load this one instead of the one the library names. Raises BaseModelError when its fingerprint differs.
-    """
+
+def open_library(path: Path, common: Common) -> tuple[Base, Library]:
+    """Return an existing library and its base; raises BaseModelError when the base it names is another by now."""
     library = Library(path, read_only=True)
-    found = open_base(base or library.base_reference, common)
+    found = open_base(library.base_reference, common)
     if found.fingerprint != library.base_fingerprint:
         raise BaseModelError(
-            f"the library {path} is for base {library.base_fingerprint.short} ({library.base_reference}), but "
-            f"{base or library.base_reference} is {found.fingerprint.short}. Give the base it was made with."
+            f"the library {path} is for base {library.base_fingerprint.short}, but {library.base_reference}, which it "
+            f"was made with, is {found.fingerprint.short} now. Put the base back as it was."
         )
     return found, library
 

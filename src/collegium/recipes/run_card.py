@@ -1,11 +1,13 @@
 """The card a run leaves: what was run, with which settings, on what, with which result."""
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from collegium.core.cards import content_hash, to_json
+from collegium.core.errors import ConfigError
 from collegium.core.files import write_text
 from collegium.core.machine import machine_line, today, versions
 
@@ -46,6 +48,17 @@ def config_hash(command: str, config: Any) -> str:  # noqa: ANN401 - any datacla
 def run_folder(command: str, config: Any, out: Path | None) -> Path:  # noqa: ANN401 - any dataclass
     """Return where a run's report and resumable parts lie: `--out`, or runs/COMMAND-HASH."""
     return out or Path("runs") / f"{command.replace(' ', '-')}-{config_hash(command, config)}"
+
+
+def make_folder(folder: Path) -> Path:
+    """Return a run's folder, made where it was not; raises ConfigError for one that cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out is a folder; {folder} cannot be made: {error.strerror}. Give another.") from error
+    if not os.access(folder, os.W_OK):
+        raise ConfigError(f"--out is a folder that can be written, {folder} cannot. Give another.")
+    return folder
 
 
 def make_card(command: str, config: Any, result: dict[str, Any], seconds: float) -> RunCard:  # noqa: ANN401

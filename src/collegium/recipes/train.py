@@ -19,9 +19,10 @@ from collegium.recipes.budget import Budget, parse_budget
 from collegium.recipes.building.plan import OPTIMISER_COPIES, make_plan
 from collegium.recipes.common import Common
 from collegium.recipes.keep import route_all
-from collegium.recipes.opening import DEFAULT_BASE, open_base
+from collegium.recipes.opening import DEFAULT_BASE, kept_reference, open_base
 from collegium.recipes.reference import is_library
-from collegium.recipes.run_card import RunCard, make_card, run_folder
+from collegium.recipes.reserved import check_domains
+from collegium.recipes.run_card import RunCard, make_card, make_folder, run_folder
 from collegium.recipes.speed import tokens_per_second, whole_tokens_per_second
 from collegium.recipes.watch import Watch
 
@@ -71,17 +72,18 @@ def run(config: TrainConfig, *, watch: Watch) -> RunCard:
     if config.workers < 1:
         raise ConfigError(f"--workers is at least 1, got {config.workers}.")
     corpus = chosen_domains(read_domains(config.data, columns=config.columns or None), config.domains)
+    check_domains(corpus)
     threads = config.common.apply_threads()
     base = open_base(config.base, config.common)
     if config.dry_run:
         return dry_run(config, base, corpus, threads=max(1, threads // config.workers), watch=watch, start=start)
-    library = Library(config.library, base=base, base_reference=config.base)
+    library = Library(config.library, base=base, base_reference=kept_reference(config.base))
     waiting = [domain for domain in corpus if domain.name not in library]
     for domain in corpus:
         if domain not in waiting:
             watch.say(f"{domain.name}: is in the library already")
     fit = resolve_fit(config, base, threads=max(1, threads // config.workers))
-    folder = run_folder("train", config, config.out)
+    folder = make_folder(run_folder("train", config, config.out))
     if config.whole:
         outcome = train_whole(base, library, waiting, fit, parents=config.parents, folder=folder, watch=watch)
     else:

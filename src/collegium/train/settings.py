@@ -1,6 +1,7 @@
 """The settings of a fit, checked all at once, and the learning rate of each step."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from collegium.core.errors import ConfigError
@@ -56,7 +57,7 @@ class LoopConfig:
         check_rules(rules, what="settings of the fit")
 
 
-def check_rules(rules: list[tuple[str, object, bool, str]], *, what: str) -> None:
+def check_rules(rules: Sequence[tuple[str, object, bool, str]], *, what: str) -> None:
     """Raise ConfigError that names every broken rule; a rule is (name, value got, whether it holds, its words)."""
     broken = [f"{name} {words}, got {value!r}" for name, value, holds, words in rules if not holds]
     if broken:

@@ -1,5 +1,6 @@
 """Experts of discovered clusters (c-BTM) on the same budget as those of labelled domains  [gururangan2023cbtm]."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def cluster_rows(
 
     Its experts lie in a library of their own in the run's folder.
     """
-    drawn = content_hash([seed, [each.hash for domain in clusters for each in domain.documents]])[:8]
+    drawn = content_hash([seed, asdict(fit), [each.hash for domain in clusters for each in domain.documents]])[:8]
     library = Library(folder / f"clusters-{drawn}", base=base, base_reference=base.name)
     for domain in clusters:
         train_one(base, library, domain, fit, folder=folder / f"checkpoints-{drawn}", watch=watch)

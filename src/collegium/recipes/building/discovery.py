@@ -26,7 +26,10 @@ def mixed_documents(corpus: Corpus, *, seed: int) -> tuple[list[Document], list[
 
 
 def discover_again(corpus: Corpus, parts: Parts, *, seed: int, watch: Watch) -> tuple[dict[str, Any], Corpus]:
-    """Return how well clusters agree with the labels, and the clusters as domains named by their top terms."""
+    """Return how well clusters agree with the labels, and the clusters as domains named by their number.
+
+    With one domain there is nothing to agree with: the first is then empty.
+    """
     documents, labels = mixed_documents(corpus, seed=seed)
     many = min(max(2, len(corpus.names)), len(documents))
 
@@ -48,4 +51,5 @@ def discover_again(corpus: Corpus, parts: Parts, *, seed: int, watch: Watch) -> 
     for document, place in zip(documents, result["assigned"], strict=True):
         grouped.setdefault(place, []).append(document)
     domains = tuple(Domain(f"cluster-{place}", tuple(grouped[place])) for place in sorted(grouped))
-    return {"nmi": result["nmi"], "clusters": result["clusters"]}, Corpus(domains)
+    agreement = {"nmi": result["nmi"], "clusters": result["clusters"]} if len(corpus.names) > 1 else {}
+    return agreement, Corpus(domains)

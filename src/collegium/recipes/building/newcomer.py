@@ -9,13 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from collegium.compose import assemble
-from collegium.core.errors import DataError
 from collegium.data import Corpus, Domain
 from collegium.experts import FitConfig, fit_expert
 from collegium.infer import HeldOut, ensemble_scores, fill_table, nats_per_token
 from collegium.library import Library
 from collegium.models import Base
 from collegium.recipes.keep import remove_expert, route_to
+from collegium.recipes.reserved import NEWCOMER
 from collegium.recipes.watch import Watch
 from collegium.routers import default
 
@@ -23,8 +23,6 @@ LEAST_DOCUMENTS = 3
 """A domain is split into train, dev and test."""
 CHECKED_WINDOWS = 2
 """Windows a domain on which the composition is compared before and after."""
-NAME = "build-newcomer"
-"""Its name in the library while it is there; what a killed run left is removed by the next."""
 
 
 @dataclass(frozen=True)
@@ -78,19 +76,19 @@ def visit(
     watch.say(f"adding a further expert from the texts of {domain.name!r}, then removing it")
     further = replace_name(domain)
     library.add(fit_expert(base, further, config=replace(fit, steps=steps)))
-    route_to(assemble(base, library), library, further)
-    during = composed(base, library, text)
-    remove_expert(library, NAME)
+    try:
+        route_to(assemble(base, library), library, further)
+        during = composed(base, library, text)
+    finally:
+        remove_expert(library, NEWCOMER)
     after = composed(base, library, text)
     return Visit(before, during, after, time.perf_counter() - start)
 
 
-def clear(library: Library, corpus: Corpus) -> None:
-    """Remove the further expert that a killed run left behind; raises DataError for a domain of that name."""
-    if NAME in corpus.names:
-        raise DataError(f"a domain cannot be called {NAME!r}: a build gives that name to an expert that it removes.")
-    if NAME in library:
-        remove_expert(library, NAME)
+def clear(library: Library) -> None:
+    """Remove the further expert that a killed run left behind."""
+    if NEWCOMER in library:
+        remove_expert(library, NEWCOMER)
 
 
 def further_domain(clusters: Corpus, corpus: Corpus) -> Domain:
@@ -101,7 +99,7 @@ def further_domain(clusters: Corpus, corpus: Corpus) -> Domain:
 
 def replace_name(domain: Domain) -> Domain:
     """Return the domain under the newcomer's name."""
-    return replace(domain, name=NAME)
+    return replace(domain, name=NEWCOMER)
 
 
 def composed(base: Base, library: Library, text: HeldOut) -> Float[Tensor, "window seq"]:

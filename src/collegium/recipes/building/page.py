@@ -25,6 +25,7 @@ class Findings:
     """All that a build found out.
 
     evaluation: of the library's default composition. columns: rows of the comparison, as plain values.
+    tokens_seen: expert -> tokens it was trained on, as its card says.
     curves: expert -> (tokens trained, held-out nats). baselines: what dense training reached, empty unless trained.
     """
 
@@ -33,6 +34,7 @@ class Findings:
     plan: Mapping[str, Any]
     evaluation: Evaluation
     columns: Sequence[Mapping[str, Any]]
+    tokens_seen: Mapping[str, int]
     curves: Mapping[str, Curve]
     texts: Sequence[ColouredText]
     discovered: Mapping[str, Any]
@@ -104,9 +106,8 @@ def _facts(found: Findings) -> dict[str, str]:
     routing = found.evaluation.routing
     facts = {
         "Base": found.source,
-        "Training": f"{found.plan['tokens_per_expert']:,} tokens an expert, {found.plan['steps']} steps",
-        "Held-out": ", ".join(f"{name} {count:,}" for name, count in found.evaluation.tokens.items())
-        + " scored tokens",
+        "Training": f"{_counts(found.tokens_seen)} tokens",
+        "Held-out": f"{_counts(found.evaluation.tokens)} scored tokens",
         "Time": f"{found.seconds / 60:.1f} minutes on {found.plan['device']} in {found.plan['dtype']}",
     }
     if routing is not None:
@@ -125,6 +126,10 @@ def _facts(found: Findings) -> dict[str, str]:
         )
     facts["Dense"] = _dense_sentence(found)
     return facts
+
+
+def _counts(tokens: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in tokens.items())
 
 
 def _dense_sentence(found: Findings) -> str:

@@ -14,11 +14,14 @@ from collegium.infer import HeldOut
 
 
 class Parts:
-    """Named results in a folder; each is tied to what it was computed from and computed anew when that changed."""
+    """Named results in a folder; each is tied to what it was computed from and computed anew when that changed.
 
-    def __init__(self, folder: Path) -> None:
+    read_only: use what is there and leave nothing.
+    """
+
+    def __init__(self, folder: Path, *, read_only: bool = False) -> None:
         """Keep the folder."""
-        self.folder = folder
+        self.folder, self.read_only = folder, read_only
 
     def values(self, name: str, *, inputs: object, compute: Callable[[], Any]) -> Any:  # noqa: ANN401 - plain JSON
         """Return plain JSON values, computed unless they are there for the same inputs."""
@@ -28,7 +31,8 @@ class Parts:
         if found is not None and found.get("inputs") == key:
             return found["values"]
         values = compute()
-        write_text(path, json.dumps({"inputs": key, "values": values}, indent=1) + "\n")
+        if not self.read_only:
+            write_text(path, json.dumps({"inputs": key, "values": values}, indent=1) + "\n")
         return json.loads(json.dumps(values))
 
     def tensors(self, name: str, *, inputs: object, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -46,7 +50,8 @@ class Parts:
             except SafetensorError:
                 pass  # a torn file is computed anew
         found = {each: tensor.contiguous() for each, tensor in compute().items()}
-        write_bytes(path, save(found, metadata={"inputs": key}))
+        if not self.read_only:
+            write_bytes(path, save(found, metadata={"inputs": key}))
         return found
 
 

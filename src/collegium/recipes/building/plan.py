@@ -21,6 +21,7 @@ LEAST_TRAINING = 0.25
 NEWCOMER_SHARE = 0.125
 """Steps of the further expert that comes and goes, as a share of an expert's."""
 LEAST_STEPS = 8
+"""Steps an expert gets in any budget of time."""
 FULL_FITS = 7
 """What `full` trains beside each expert, in experts: two dense ranks at three learning rates, a cluster expert."""
 FULL_RATES = 3
@@ -104,12 +105,12 @@ def make_plan(
     step_seconds = step_tokens / train + measured
     if budget.seconds is not None:
         free = max((1 - SPARE) * budget.seconds - judged, LEAST_TRAINING * budget.seconds)
-        steps = int(free / step_seconds / (many + NEWCOMER_SHARE))
+        steps = max(LEAST_STEPS, int(free / step_seconds / (many + NEWCOMER_SHARE)))
     elif budget.tokens is not None:
-        steps = budget.tokens // step_tokens
+        steps = max(1, budget.tokens // step_tokens)
     else:
         steps = fit.steps
-    resolved = replace(fit, steps=max(LEAST_STEPS, steps))
+    resolved = replace(fit, steps=steps)
     adapter = 4 * fit.rank * sum(sum(shape) for shape in base.linear_sites(fit.targets, fit.layers).values())
     fits = many * (1 + FULL_FITS) if full else many
     kept = many + 1 + (FULL_RATES * (1 + many) + many if full else 0)

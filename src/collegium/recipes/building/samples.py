@@ -1,4 +1,4 @@
-"""Texts that show who speaks: a held-out passage that changes domain midway, and what the composition writes itself."""
+"""Texts that show who speaks: held-out passages as they are read, and what the composition writes itself."""
 
 from dataclasses import dataclass
 
