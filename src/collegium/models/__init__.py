@@ -4,7 +4,7 @@ from collegium.models.base import Base, after_context, segment_positions
 from collegium.models.decoding import BaseDecoding, RowDecoding
 from collegium.models.device import Machine, choose_device, choose_dtype, inspect_machine, memory_errors
 from collegium.models.rows import BASE_ROWS, Adapter, Group, LoraWeights, RowPlan
-from collegium.models.sources import BASES, load_base
+from collegium.models.sources import BASES, load_base, load_tokenizer
 
 __all__ = [
     "BASES",
@@ -22,6 +22,7 @@ __all__ = [
     "choose_dtype",
     "inspect_machine",
     "load_base",
+    "load_tokenizer",
     "memory_errors",
     "segment_positions",
 ]
