@@ -129,7 +129,7 @@ def _parquet(path: Path, wanted: set[str], where: str) -> Iterator[tuple[int, Ro
         raise DataError(f"{where} is not a whole parquet file: {error}. Write or copy it again.") from error
 
 
-def _cells(batch: Any, place: int, *, where: str) -> Row:  # noqa: ANN401 - a pyarrow record batch
+def _cells(batch: Any, place: int, *, where: str) -> dict[str, Any]:  # noqa: ANN401 - a pyarrow record batch
     try:
         return {name: column[place].as_py() for name, column in zip(batch.schema.names, batch.columns, strict=True)}
     except ValueError as error:  # bytes that are not UTF-8, or a time finer than Python's
