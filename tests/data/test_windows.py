@@ -150,6 +150,22 @@ def test_packing_reads_about_its_budget_from_many_documents(plain_bytes: Any) ->
     assert pack(documents[:2], plain_bytes, window=16, seed=0, budget_tokens=10**6).tokens_count == 2000
 
 
+def test_a_budget_counts_what_is_learnt_from_alone(chat_bytes: Any) -> None:
+    questions = [Message("user", "pasted text " * 40), Message("assistant", "ok, done.")]
+    chats = [Document(messages=(Message("user", f"q{number}?"), *questions[1:], *questions)) for number in range(60)]
+    whole = pack(chats, chat_bytes, window=64, seed=0)
+    for budget in (512, 2048, 8192):
+        windows = pack(chats, chat_bytes, window=64, seed=0, budget_tokens=budget)
+        assert min(budget, whole.tokens_count) <= windows.tokens_count < budget + 64 * 8
+
+
+def test_the_seed_draws_which_stretch_of_a_long_document_is_read(plain_bytes: Any) -> None:
+    documents = [Document(text="".join(f"{place:04d} " for place in range(1000)))]
+    seen = [set(stretches(pack(documents, plain_bytes, window=16, seed=n, budget_tokens=160))) for n in (0, 0, 1)]
+    assert seen[0] == seen[1]
+    assert seen[0] != seen[2]
+
+
 def test_a_pair_that_fits_is_one_window_with_its_prompt_as_context(chat_bytes: Any) -> None:
     windows = cut([Document(prompt="2+2=", completion="4")], chat_bytes, window=16)
     assert windows.context.tolist() == [4]

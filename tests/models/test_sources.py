@@ -15,7 +15,7 @@ import torch
 from collegium.core.cache import cache_folder
 from collegium.core.errors import BaseModelError, ConfigError, ResourceError
 from collegium.core.parcels import Parcel, fetch_parcel
-from collegium.models import BASES, convert, load_base
+from collegium.models import BASES, convert, load_base, load_tokenizer
 from collegium.models.convert import SMOLLM2, PinnedBase, fetch_pinned
 from collegium.models.fingerprint import hash_tokenizer, live_tokenizer_hash
 from collegium.testing.pico import SPECIAL_TOKENS, byte_tokenizer, pico_base, random_base
@@ -111,7 +111,7 @@ def test_hashes_are_kept_until_the_file_changes(folder, cache, monkeypatch):
 def test_a_folder_without_tokenizer_serves_token_ids(tmp_path, tokens):
     random_base("gpt2").model.save_pretrained(tmp_path)
     base = load_base(tmp_path)
-    assert base.tokenizer is None
+    assert base.tokenizer is load_tokenizer(tmp_path) is None
     assert base.fingerprint.tokenizer == "none"
     assert base.score(tokens).shape == tokens.shape
 

@@ -223,6 +223,22 @@ def test_the_full_budget_adds_dense_baselines_and_cluster_experts(built, tmp_pat
     assert build.run(config, watch=Silent()).result["baselines"] == result["baselines"], "nothing is trained twice"
 
 
+def test_the_full_budget_without_enough_texts_for_cluster_experts_says_so(built, texts, tmp_path, monkeypatch):
+    for domain in DOMAINS:
+        (tmp_path / "texts" / domain).mkdir(parents=True)
+        for path in sorted((texts / domain).iterdir())[:4]:
+            shutil.copy(path, tmp_path / "texts" / domain)
+    few, out = dataclasses.replace(FIT, steps=2), tmp_path / "out"
+    config = dataclasses.replace(built[0], data=tmp_path / "texts", library=tmp_path / "library", out=out, fit=few)
+    dense_row = {**built[1].result["columns"][0], "name": "dense"}
+    monkeypatch.setattr(build, "dense_rows", lambda *_, **__: [dense_row])
+    log = Log()
+    result = build.run(dataclasses.replace(config, budget="full"), watch=log).result
+    assert result["baselines"] == [dense_row]
+    assert any(line.startswith("no cluster experts to compare with: a cluster needs") for line in log.lines)
+    assert "none were trained: a cluster needs at least 3 documents" in (out / "report.html").read_text()
+
+
 def test_eval_scores_what_no_member_has_seen(built, texts):
     config = evaluate.EvalConfig(data=texts, model=str(built[0].library), window=64, context=16, common=COMMON)
     found = evaluate.run(config, watch=Silent()).result

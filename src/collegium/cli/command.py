@@ -14,7 +14,7 @@ class Command:
 
     config:      a frozen dataclass; its fields are the flags, the keys of `--config` and the arguments in Python.
     run:         does the work, shows it on the screen and returns it.
-    memory_flag: the flag to lower when memory is exhausted.
+    memory_flag: what to lower when memory is exhausted, a flag where one helps.
     resumes:     whether the same command goes on where it was interrupted.
     """
 

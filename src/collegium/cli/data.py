@@ -9,8 +9,8 @@ from collegium.cli.command import Command, Group
 from collegium.cli.console import Screen
 from collegium.cli.output import Outcome
 from collegium.data import DEMO_DOMAINS, describe, pull, read_domains
+from collegium.models import load_tokenizer
 from collegium.recipes.common import Common
-from collegium.recipes.opening import open_base
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,7 @@ class DescribeConfig:
 def run_describe(config: DescribeConfig, screen: Screen) -> Outcome:
     """Return the corpus in numbers, a row for each domain."""
     corpus = read_domains(config.data, columns=config.columns or None)
-    tokenizer = open_base(config.base, config.common).tokenizer if config.base else None
-    found = describe(corpus, tokenizer)
+    found = describe(corpus, load_tokenizer(config.base, progress=screen.say) if config.base else None)
     cells = [
         (
             each.name,
@@ -69,6 +68,9 @@ def run_describe(config: DescribeConfig, screen: Screen) -> Outcome:
         for each in found.domains
     ]
     screen.table(("domain", "documents", "words", "bytes", "tokens", "train / dev / test", "copies", "empty"), cells)
+    for domain in found.domains:
+        for source in domain.sources:
+            screen.say(f"{domain.name} comes from {source.name}, licence: {source.licence}")
     for pair in found.near_duplicates[:_PAIRS_SHOWN]:
         screen.say(f"{pair.origins[0]} and {pair.origins[1]} are {100 * pair.similarity:.0f} % the same")
     if len(found.near_duplicates) > _PAIRS_SHOWN:
@@ -81,5 +83,8 @@ _PAIRS_SHOWN = 10
 
 DATA = Group(
     "Texts: fetch the demo's, look at your own.",
-    {"pull": Command(PullConfig, run_pull), "describe": Command(DescribeConfig, run_describe)},
+    {
+        "pull": Command(PullConfig, run_pull),
+        "describe": Command(DescribeConfig, run_describe, memory_flag="the number of documents"),
+    },
 )

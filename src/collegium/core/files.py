@@ -7,6 +7,7 @@ with the writer, so `sweep` can tell what was left behind from what is still bei
 import contextlib
 import errno
 import fcntl
+import glob
 import hashlib
 import os
 import shutil
@@ -99,10 +100,10 @@ def write_text(path: Path, text: str, *, staging: Path | None = None) -> None:
 
 
 @contextmanager
-def staging_folder(parent: Path) -> Iterator[Path]:
+def staging_folder(parent: Path, *, prefix: str = STAGING_PREFIX) -> Iterator[Path]:
     """Give a folder to fill under a staging name in `parent`; unless published, it is gone on leaving."""
     parent.mkdir(parents=True, exist_ok=True)
-    aside, descriptor = _stage_folder(parent)
+    aside, descriptor = _stage_folder(parent, prefix)
     try:
         yield aside
     finally:
@@ -128,9 +129,12 @@ def publish(aside: Path, target: Path) -> None:
 def staged_folder(target: Path) -> Iterator[Path]:
     """Give a folder to fill; on leaving it is flushed and renamed to `target`, which must not exist.
 
-    Anything that goes wrong leaves no trace. Raises FileExistsError when another process was first.
+    Anything that goes wrong leaves no trace; what a killed writer of `target` left, the next one deletes. Raises
+    FileExistsError when another process was first.
     """
-    with disk_errors(target), staging_folder(target.parent) as aside:
+    prefix = f"{STAGING_PREFIX}{target.name}-"  # the parent may be anyone's folder: nothing else there is touched
+    sweep(target.parent, prefix=prefix)
+    with disk_errors(target), staging_folder(target.parent, prefix=prefix) as aside:
         yield aside
         sync_tree(aside)
         publish(aside, target)
@@ -154,12 +158,12 @@ def exclusive(path: Path, *, timeout_seconds: float = 120.0) -> Iterator[None]:
         os.close(descriptor)
 
 
-def sweep(parent: Path) -> None:
-    """Delete what writers that died left in a folder; what is still being written stays."""
-    for path in parent.glob(f"{STAGING_PREFIX}*"):
+def sweep(parent: Path, *, prefix: str = STAGING_PREFIX) -> None:
+    """Delete what writers that died left in a folder; what is still being written, or another user's, stays."""
+    for path in parent.glob(f"{glob.escape(prefix)}*"):
         try:
             descriptor = os.open(path, os.O_RDONLY)
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):
             continue
         try:
             if _take(descriptor):
@@ -202,9 +206,9 @@ def _held(path: Path, descriptor: int) -> bool:
         return False
 
 
-def _stage_folder(parent: Path) -> tuple[Path, int]:
+def _stage_folder(parent: Path, prefix: str) -> tuple[Path, int]:
     while True:
-        aside = Path(tempfile.mkdtemp(dir=parent, prefix=STAGING_PREFIX))
+        aside = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
         try:
             descriptor = os.open(aside, os.O_RDONLY)
         except FileNotFoundError:

@@ -131,20 +131,15 @@ def read_members(file: Path, pattern: str) -> Iterator[tuple[str, bytes]]:
         raise ResourceError(f"{file.name} holds no file {pattern!r}; it is not the package that was pinned.")
 
 
-def _matches(name: str, pattern: str) -> bool:
-    # The first part of a source archive's paths is its name and version.
-    return Path(name).match(pattern) or Path(*Path(name).parts[1:]).match(pattern)
-
-
 def _zipped(file: Path, pattern: str) -> Iterator[tuple[str, bytes]]:
     with zipfile.ZipFile(file) as archive:
-        for name in sorted(each for each in archive.namelist() if _matches(each, pattern)):
+        for name in sorted(each for each in archive.namelist() if Path(each).match(pattern)):
             yield name, archive.read(name)
 
 
 def _tarred(file: Path, pattern: str) -> Iterator[tuple[str, bytes]]:
     with tarfile.open(file) as archive:
-        members = [each for each in archive.getmembers() if each.isfile() and _matches(each.name, pattern)]
+        members = [each for each in archive.getmembers() if each.isfile() and Path(each.name).match(pattern)]
         for member in sorted(members, key=lambda each: each.name):
             content = archive.extractfile(member)
             if content is not None:

@@ -1,11 +1,11 @@
 """Corpora: read, split, encode, pack, describe, discover."""
 
-from collegium.data.agreement import normalised_mutual_information, purity, size_ratio
+from collegium.data.agreement import found_and_labels, normalised_mutual_information, purity, size_ratio
 from collegium.data.clusters import Clusters
 from collegium.data.demo import DEMO_DOMAINS, pull
 from collegium.data.description import Description, describe
 from collegium.data.discovery import as_corpus, discover, write_domains
-from collegium.data.documents import Corpus, Document, Domain, Message, Split
+from collegium.data.documents import MINIMUM_DOCUMENTS, Corpus, Document, Domain, Message, Split
 from collegium.data.duplicates import NearDuplicate, near_duplicates
 from collegium.data.encoding import Encoded, encode
 from collegium.data.reading import read_domains
@@ -13,6 +13,7 @@ from collegium.data.windows import Windows, cut, join_windows, pack
 
 __all__ = [
     "DEMO_DOMAINS",
+    "MINIMUM_DOCUMENTS",
     "Clusters",
     "Corpus",
     "Description",
@@ -28,6 +29,7 @@ __all__ = [
     "describe",
     "discover",
     "encode",
+    "found_and_labels",
     "join_windows",
     "near_duplicates",
     "normalised_mutual_information",

@@ -4,6 +4,19 @@ import math
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 
+from collegium.data.documents import Corpus
+
+
+def found_and_labels(found: Corpus, labelled: Corpus) -> tuple[list[str], list[str]]:
+    """Return the found and the labelled domain of each document; one that has two labels is left out."""
+    labels: dict[str, list[str]] = {}
+    for domain in labelled:
+        for document in domain.documents:
+            labels.setdefault(document.hash, []).append(domain.name)
+    pairs = [(domain.name, labels[document.hash]) for domain in found for document in domain.documents]
+    single = [(name, own[0]) for name, own in pairs if len(own) == 1]
+    return [name for name, _ in single], [label for _, label in single]
+
 
 def normalised_mutual_information(found: Sequence[Hashable], labels: Sequence[Hashable]) -> float:
     """Return 2 I(found; labels) / (H(found) + H(labels)): 1 when they are the same up to names, 0 when independent.

@@ -70,7 +70,7 @@ def _render(turns: Sequence[dict[str, str]], tokenizer: Tokenizer, *, where: str
 
     try:
         return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=ask)  # pyright: ignore[reportAttributeAccessIssue]
-    except (jinja2.TemplateError, IndexError, ValueError) as error:
+    except (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise DataError(
             f"{where}: this base's chat template refuses the chat: {error}. Most want user and assistant in turn, "
             "beginning with the user or the system."

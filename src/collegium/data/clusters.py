@@ -4,7 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -49,6 +49,12 @@ class Clusters:
         """Count the clusters."""
         return len(self.centres)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the clusters are called as domains: `cluster-0`, `cluster-1`, ..."""
+        width = len(str(len(self) - 1))
+        return tuple(f"cluster-{place:0{width}d}" for place in range(len(self)))
+
     @cached_property
     def _places(self) -> dict[str, int]:
         return {term: place for place, term in enumerate(self.terms)}
@@ -84,35 +90,6 @@ class Clusters:
         embeddings = self.embed(texts)
         nearest = squared_distances(embeddings, self.centres).argmin(dim=1)
         return torch.where(embeddings.any(dim=1), nearest, torch.zeros_like(nearest))
-
-    def weights(
-        self, embeddings: Float[Tensor, "text dim"], *, temperature: float = 0.1, top_k: int | None = None
-    ) -> Float[Tensor, "text cluster"]:
-        """Return w_j proportional to exp(-|h - c_j|^2 / T), of the top_k nearest alone; equal for an empty text.
-
-        T -> 0 is the nearest centre alone, T -> infinity the same weight for all. Departure from c-BTM's public code:
-        that squares the squared distance again.
-        """
-        if not temperature > 0:
-            raise DataError(f"a temperature is above 0, got {temperature}; for the nearest alone take top_k=1.")
-        distances = squared_distances(embeddings, self.centres)
-        distances = torch.where(embeddings.any(dim=1)[:, None], distances, torch.zeros_like(distances))
-        logits = -distances / temperature
-        if top_k is not None and top_k < len(self):
-            kept = logits.argsort(dim=1, descending=True, stable=True)[:, : max(1, top_k)]
-            logits = torch.full_like(logits, -torch.inf).scatter(1, kept, logits.gather(1, kept))
-        return logits.softmax(dim=1)
-
-    def add_centre(self, centre: Float[Tensor, " dim"], *, terms: Sequence[str] = ()) -> "Clusters":
-        """Return the clusters with one more at the end; no other changes."""
-        return replace(self, centres=torch.cat([self.centres, centre[None]]), top_terms=(*self.top_terms, tuple(terms)))
-
-    def remove_centre(self, cluster: int) -> "Clusters":
-        """Return the clusters without one; no other changes."""
-        kept = [place for place in range(len(self)) if place != cluster]
-        if len(kept) == len(self) or not kept:
-            raise DataError(f"clusters 0 to {len(self) - 1} can be removed while another stays; got {cluster}.")
-        return replace(self, centres=self.centres[kept], top_terms=tuple(self.top_terms[place] for place in kept))
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Return tensors that safetensors can keep; words are JSON in bytes."""

@@ -21,7 +21,7 @@ from typing import Any
 from collegium.core.errors import DataError
 from collegium.core.files import staged_folder, write_new
 from collegium.core.parcels import Parcel, Progress, fetch_parcel, read_members
-from collegium.data.reading import SOURCES_FILE
+from collegium.data.reading import SOURCES_FILE, read_sources
 from collegium.data.texts import decode_text
 
 PARCELS: Mapping[str, Parcel] = {
@@ -70,7 +70,7 @@ def pull(folder: str | Path, *, progress: Progress | None = None) -> Path:
     """
     target, say = Path(folder), progress or _silent
     if target.exists():
-        if (target / SOURCES_FILE).is_file():
+        if sorted(read_sources(target / SOURCES_FILE)) == sorted(DEMO_DOMAINS):
             return target
         raise DataError(f"{target} exists and holds no demo texts; choose another folder, or take that one away.")
     archives = {name: fetch_parcel(parcel, say) for name, parcel in PARCELS.items()}

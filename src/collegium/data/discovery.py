@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from collegium.core.cards import Source
 from collegium.core.errors import DataError
 from collegium.core.files import staged_folder, write_new
 from collegium.core.randomness import derive_seed, generator
@@ -25,6 +26,8 @@ TOP_TERMS = 10
 def discover(corpus: Corpus | Sequence[Document], clusters: int, *, seed: int, dims: int = 100) -> Clusters:
     """Return balanced clusters of documents, found without their labels; the order of documents plays no part.
 
+    Of a corpus a document that stands in several domains takes part once.
+
     tf-idf (English stop words and words that begin with a digit left out) -> truncated SVD to `dims` -> length one
     -> k-means whose clusters have equally many documents.
 
@@ -33,7 +36,7 @@ def discover(corpus: Corpus | Sequence[Document], clusters: int, *, seed: int, d
 
     Raises DataError when there are fewer documents than clusters, or no words to tell them apart by.
     """
-    documents = corpus.documents if isinstance(corpus, Corpus) else tuple(corpus)
+    documents = corpus.distinct if isinstance(corpus, Corpus) else tuple(corpus)
     documents = tuple(sorted(documents, key=lambda each: each.hash))
     if not 1 <= clusters <= len(documents):
         raise DataError(
@@ -96,17 +99,29 @@ def _top_terms(
     return tuple(found)
 
 
-def as_corpus(clusters: Clusters, documents: Sequence[Document]) -> Corpus:
-    """Return documents as domains `cluster-0`, `cluster-1`, ..., each with its nearest centre; empty ones left out.
+def as_corpus(clusters: Clusters, corpus: Corpus) -> Corpus:
+    """Return a corpus' documents as domains named after the clusters, each once, at its nearest centre.
 
-    As in c-BTM the corpus is assigned greedily; the balance is that of the fit.
+    Clusters that no document is nearest to are left out. A domain's sources are those of the domains its documents
+    come from. As in c-BTM the corpus is assigned greedily; the balance is that of the fit.
     """
+    documents = corpus.distinct
     labels = clusters.assign([document.plain for document in documents]).tolist()
-    width = len(str(len(clusters) - 1))
     grouped: dict[int, list[Document]] = {}
     for document, label in zip(documents, labels, strict=True):
         grouped.setdefault(label, []).append(document)
-    return Corpus(tuple(Domain(f"cluster-{label:0{width}d}", tuple(grouped[label])) for label in sorted(grouped)))
+    return Corpus(
+        tuple(
+            Domain(clusters.names[label], tuple(grouped[label]), _sources(corpus, grouped[label]))
+            for label in sorted(grouped)
+        )
+    )
+
+
+def _sources(corpus: Corpus, documents: Sequence[Document]) -> tuple[Source, ...]:
+    hashes = {document.hash for document in documents}
+    origins = [domain for domain in corpus if any(document.hash in hashes for document in domain.documents)]
+    return tuple(dict.fromkeys(source for domain in origins for source in domain.sources))
 
 
 def write_domains(corpus: Corpus, folder: str | Path) -> Path:

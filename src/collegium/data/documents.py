@@ -172,6 +172,11 @@ class Corpus:
         """All documents, domain after domain."""
         return tuple(document for domain in self.domains for document in domain.documents)
 
+    @property
+    def distinct(self) -> tuple[Document, ...]:
+        """All documents, each once: one that stands in several domains comes in the first of them."""
+        return tuple({document.hash: document for document in reversed(self.documents)}.values())[::-1]
+
     def __iter__(self) -> Iterator[Domain]:
         """Go through the domains."""
         return iter(self.domains)

@@ -33,7 +33,7 @@ def read_domains(path: str | Path, *, columns: Mapping[str, str] | None = None) 
         raise DataError(f"{root} does not exist; give a folder or a file of texts. Check the path.")
     if not root.is_dir():
         return Corpus((_domain_of_file(root, renamed, {}),))
-    sources = _sources(root / SOURCES_FILE)
+    sources = read_sources(root / SOURCES_FILE)
     parts = [each for each in sorted(root.iterdir()) if not _hidden(each) and each.name != SOURCES_FILE]
     if not parts:
         raise DataError(f"{root} is empty; a domain is a sub-folder or one {_supported()} file in it.")
@@ -127,7 +127,8 @@ def _files(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
             yield entry
 
 
-def _sources(path: Path) -> dict[str, tuple[Source, ...]]:
+def read_sources(path: Path) -> dict[str, tuple[Source, ...]]:
+    """Return where each domain's texts come from, nothing without the file; raises DataError when it is malformed."""
     if not path.exists():
         return {}
     try:

@@ -31,13 +31,13 @@ def check_columns(columns: Mapping[str, str] | None) -> dict[str, str]:
 def read_rows(path: Path, *, columns: Mapping[str, str], where: str) -> tuple[list[Document], int]:
     """Return the documents of a jsonl, csv or parquet file, one a row, and the number of rows without text.
 
-    Raises DataError with the row's line when it is malformed or its columns are missing.
+    Raises DataError when a row is malformed or its columns are missing, with the line of a jsonl file or the number of
+    a table's row, counted from 1 below the names.
     """
     documents, empty = [], 0
-    readers = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
-    for line, row in readers[path.suffix.lower()](path, where):
+    for line, row in _rows(path, columns, where):
         document = _document(row, columns, origin=f"{where}:{line}")
-        if document is not None and not _encodes(document.plain):
+        if document is not None and not _is_unicode(document):
             raise DataError(
                 f"{where}:{line}: text must be Unicode, this row holds half of a surrogate pair (\\ud800 to \\udfff). "
                 "Mend or delete the row."
@@ -49,31 +49,40 @@ def read_rows(path: Path, *, columns: Mapping[str, str], where: str) -> tuple[li
     return documents, empty
 
 
-def _encodes(text: str) -> bool:
+def _rows(path: Path, columns: Mapping[str, str], where: str) -> Iterator[tuple[int, Row]]:
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        return _parquet(path, {columns.get(field, field) for field in FIELDS}, where)
+    return _jsonl(path, where) if suffix == ".jsonl" else _csv(path, where)
+
+
+def _is_unicode(document: Document) -> bool:
+    """Whether its content, the roles of a chat included, has the bytes that its hash is taken of."""
     try:
-        text.encode()
+        return bool(document.hash)
     except UnicodeEncodeError:
         return False
-    return True
 
 
 def _jsonl(path: Path, where: str) -> Iterator[tuple[int, Row]]:
     for line, content in enumerate(decode_text(read_file(path), where=where).split("\n"), start=1):
         if not content.strip():
             continue
-        try:
-            row = json.loads(content)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{where}:{line}: each line of a jsonl file is one JSON object, this one is not: {error.msg} at "
-                f"character {error.colno}. Mend or delete line {line}."
-            ) from error
+        row = _parsed(content, rule=f"{where}:{line}: each line of a jsonl file is one JSON object")
         if not isinstance(row, dict):
             raise DataError(
                 f'{where}:{line}: each line of a jsonl file is one JSON object such as {{"text": ...}}, '
                 f"got a {type(row).__name__}."
             )
         yield line, row
+
+
+def _parsed(content: str, *, rule: str) -> Any:  # noqa: ANN401 - plain JSON
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:  # no JSON, a number of too many digits, or lists in lists too deep
+        reason = f"{error.msg} at character {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+        raise DataError(f"{rule}, this one is not to be read: {reason}. Mend or delete the row.") from error
 
 
 def _csv(path: Path, where: str) -> Iterator[tuple[int, Row]]:
@@ -101,7 +110,7 @@ def _csv(path: Path, where: str) -> Iterator[tuple[int, Row]]:
         yield number, {str(name): value for name, value in zip(names, row, strict=True)}
 
 
-def _parquet(path: Path, where: str) -> Iterator[tuple[int, Row]]:
+def _parquet(path: Path, wanted: set[str], where: str) -> Iterator[tuple[int, Row]]:
     import pyarrow
     import pyarrow.parquet
 
@@ -110,13 +119,21 @@ def _parquet(path: Path, where: str) -> Iterator[tuple[int, Row]]:
         return
     try:
         with pyarrow.parquet.ParquetFile(io.BytesIO(content)) as file:
+            names = file.schema_arrow.names
             number = 0
-            for batch in file.iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
+            for batch in file.iter_batches(batch_size=1024, columns=[name for name in names if name in wanted]):
+                for place in range(batch.num_rows):
                     number += 1
-                    yield number, row
+                    yield number, dict.fromkeys(names) | _cells(batch, place, where=f"{where}:{number}")
     except pyarrow.ArrowException as error:
         raise DataError(f"{where} is not a whole parquet file: {error}. Write or copy it again.") from error
+
+
+def _cells(batch: Any, place: int, *, where: str) -> dict[str, Any]:  # noqa: ANN401 - a pyarrow record batch
+    try:
+        return {name: column[place].as_py() for name, column in zip(batch.schema.names, batch.columns, strict=True)}
+    except ValueError as error:  # bytes that are not UTF-8, or a time finer than Python's
+        raise DataError(f"{where}: this row is not to be read: {error}. Write its columns as UTF-8 text.") from error
 
 
 def _document(row: Row, columns: Mapping[str, str], *, origin: str) -> Document | None:
@@ -152,10 +169,7 @@ def _form(row: Row, columns: Mapping[str, str], origin: str) -> tuple[str, ...]:
 
 def _messages(value: object, origin: str) -> tuple[Message, ...]:
     if isinstance(value, str):
-        try:
-            value = json.loads(value) if value.strip() else []
-        except json.JSONDecodeError as error:
-            raise DataError(f"{origin}: `messages` in a csv file is a JSON list: {error}.") from error
+        value = _parsed(value, rule=f"{origin}: `messages` in a csv file is a JSON list") if value.strip() else []
     turns: list[Any] = value if isinstance(value, list) else [value] if value is not None else []
     for turn in turns:
         if not (isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)):

@@ -17,8 +17,13 @@ def read_text(path: Path) -> str:
 
 
 def read_file(path: Path) -> bytes:
-    """Return a file's bytes; raises DataError when it is not there or may not be read."""
+    """Return a file's bytes; raises DataError when it is not there, no plain file, or may not be read."""
     try:
+        if path.exists() and not path.is_file():  # reading a pipe could wait for ever
+            raise DataError(
+                f"{path} must be a plain file, but is a folder, pipe, socket or device. Take it away, or hide it with "
+                "a leading dot."
+            )
         return path.read_bytes()
     except FileNotFoundError as error:
         kind = "is a link to a file that does not exist" if path.is_symlink() else "does not exist"

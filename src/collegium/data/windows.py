@@ -89,7 +89,8 @@ def pack(
     or chat, save one that would open a stretch (nothing predicts it). The order of the documents plays no part.
 
     budget_tokens: read only about as many tokens (never fewer if the documents have them), from at least 16 documents
-    where there are so many: of a long document a stretch that begins at a place drawn from the seed.
+    where there are so many: of a long document a stretch that begins at a place drawn from the seed. Stretches of a
+    chat without an answer are no part of it.
 
     Raises DataError when no token is left to learn from.
     """
@@ -220,7 +221,7 @@ def _budgeted(
 ) -> list[_Piece]:
     chosen, rest, read = [], [], 0
     for place in order:
-        pieces = list(_pieces(encode(documents[place], tokenizer), place, window))
+        pieces = list(_scored_pieces(documents[place], place, tokenizer, window))
         if budget_tokens is None:
             chosen += pieces
             continue
@@ -234,7 +235,7 @@ def _budgeted(
     while budget_tokens is not None and read < budget_tokens and rest:
         chosen.append(rest.pop(0))
         read += len(chosen[-1])
-    return [piece for piece in chosen if any(piece.scored)]
+    return chosen
 
 
 def _fill(pieces: Sequence[_Piece], window: int) -> list[list[_Piece]]:

@@ -5,7 +5,7 @@ from collegium.models.convert import pinned_folder
 from collegium.models.decoding import BaseDecoding, RowDecoding
 from collegium.models.device import Machine, choose_device, choose_dtype, inspect_machine, memory_errors
 from collegium.models.rows import BASE_ROWS, Adapter, Group, LoraWeights, RowPlan
-from collegium.models.sources import BASES, load_base
+from collegium.models.sources import BASES, load_base, load_tokenizer
 
 __all__ = [
     "BASES",
@@ -23,6 +23,7 @@ __all__ = [
     "choose_dtype",
     "inspect_machine",
     "load_base",
+    "load_tokenizer",
     "memory_errors",
     "pinned_folder",
     "segment_positions",

@@ -11,6 +11,7 @@ import torch
 from collegium.core.cache import cache_folder
 from collegium.core.cards import Fingerprint
 from collegium.core.errors import BaseModelError
+from collegium.core.protocols import Tokenizer
 from collegium.core.tables import nearest
 from collegium.models.base import Base
 from collegium.models.convert import SMOLLM2, PinnedBase, fetch_pinned
@@ -41,22 +42,40 @@ def load_base(
     """
     place = choose_device(device)
     number = choose_dtype(dtype, place)
-    name = str(ref)
+    folder, name = _folder(ref, progress or _silent), str(ref)
     if name in BASES and not isinstance(ref, Path):
         pinned = BASES[name]
-        folder = fetch_pinned(name, pinned, progress or _silent)
         mark = pinned_mark(folder, pinned)
         return _load_folder(folder, place, number, name=name, source=pinned.source, fingerprint=mark)
     if name.startswith("hf:"):
-        folder = hub_folder(name, progress or _silent)
         return _load_folder(folder, place, number, name=name, source=f"{name} (Hugging Face hub)")
+    return _load_folder(folder, place, number, name=folder.resolve().name, source=f"the transformers folder {folder}")
+
+
+def load_tokenizer(ref: str | Path, *, progress: Progress | None = None) -> Tokenizer | None:
+    """Return the tokenizer of the base that a reference names, its weights left unread; None for a base without one.
+
+    Raises BaseModelError where `load_base` does, save for weights that are there and cannot be read.
+    """
+    folder = _folder(ref, progress or _silent)
+    check_folder(folder)
+    return None if folder_tokenizer_hash(folder) == NO_TOKENIZER else _read_tokenizer(folder)
+
+
+def _folder(ref: str | Path, progress: Progress) -> Path:
+    """Return the folder of the base that a reference names, fetched when it is not there yet."""
+    name = str(ref)
+    if name in BASES and not isinstance(ref, Path):
+        return fetch_pinned(name, BASES[name], progress)
+    if name.startswith("hf:"):
+        return hub_folder(name, progress)
     folder = Path(ref).expanduser()
     if not folder.is_dir():
         raise BaseModelError(
             f"no base is called {name!r}, and there is no such folder. {nearest(name, BASES)} A base is one of "
             f"{', '.join(BASES)}, a transformers folder, or hf:owner/name@revision."
         )
-    return _load_folder(folder, place, number, name=folder.resolve().name, source=f"the transformers folder {folder}")
+    return folder
 
 
 def pinned_mark(folder: Path, pinned: PinnedBase) -> Fingerprint:

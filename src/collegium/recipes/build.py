@@ -20,7 +20,7 @@ from collegium.library import Library
 from collegium.models import Base, choose_device
 from collegium.recipes.budget import parse_budget
 from collegium.recipes.building.cluster_experts import cluster_rows
-from collegium.recipes.building.discovery import discover_again
+from collegium.recipes.building.discovery import Discovery, discover_again
 from collegium.recipes.building.newcomer import clear, few_windows, further_domain, visit
 from collegium.recipes.building.page import Findings, make_report
 from collegium.recipes.building.parts import Parts, cast_key, text_key
@@ -106,11 +106,11 @@ def run(config: BuildConfig, *, watch: Watch, command: str = "build") -> RunCard
     table = filled(cast, text, parts, watch=watch)
     route_all(base, library, corpus, seed=config.common.seed, watch=watch)
     columns = composed_columns(cast, library, table, parts, watch=watch)
-    discovered, clusters = discover_again(corpus, parts, seed=config.common.seed, watch=watch)
-    removed = visited(cast, library, table, further_domain(clusters, corpus), plan, parts, watch=watch)
+    discovered = discover_again(corpus, parts, seed=config.common.seed, watch=watch)
+    removed = visited(cast, library, table, further_domain(discovered.domains, corpus), plan, parts, watch=watch)
     texts = samples(cast, library, table, parts, seed=config.common.seed)
     full = config.budget == "full"
-    baselines = against(base, corpus, clusters, table, plan, parts, folder=folder, watch=watch) if full else []
+    baselines = against(base, corpus, discovered, table, plan, parts, folder=folder, watch=watch) if full else []
 
     chosen = next(each for each in columns if each.label == DEFAULT.label)
     evaluation = evaluate_scores(table, chosen.scores, chosen.routing, seconds=time.perf_counter() - start)
@@ -123,7 +123,7 @@ def run(config: BuildConfig, *, watch: Watch, command: str = "build") -> RunCard
         tokens_seen={name: library.card(name).tokens_seen for name in corpus.names},
         curves=training_curves(library, corpus.names),
         texts=texts,
-        discovered=discovered,
+        discovered=discovered.to_json() if len(corpus) > 1 else {},
         removed=removed,
         baselines=baselines,
         commands=next_commands(config, corpus),
@@ -169,7 +169,7 @@ def opened_library(config: BuildConfig, base: Base, corpus: Corpus, plan: Plan) 
 def against(
     base: Base,
     corpus: Corpus,
-    clusters: Corpus,
+    discovered: Discovery,
     table: TokenTable,
     plan: Plan,
     parts: Parts,
@@ -179,7 +179,8 @@ def against(
 ) -> list[dict[str, Any]]:
     """Return the rows of what `--budget full` compares with: dense training at equal tokens, cluster experts."""
     dense = dense_rows(base, corpus, table, plan, parts, folder=folder, watch=watch)
-    return dense + cluster_rows(base, clusters, table, plan.fit, parts, folder=folder, seed=plan.fit.seed, watch=watch)
+    found = cluster_rows(base, discovered, table, plan.fit, parts, folder=folder, seed=plan.fit.seed, watch=watch)
+    return dense + found
 
 
 def planned(config: BuildConfig, base: Base, corpus: Corpus, parts: Parts) -> Plan:

@@ -6,11 +6,11 @@ from typing import Any
 
 from collegium.compose import assemble
 from collegium.core.cards import content_hash
-from collegium.data import Corpus, Document, discover
 from collegium.experts import FitConfig
 from collegium.infer import TokenTable, fill_table
 from collegium.library import Library
 from collegium.models import Base
+from collegium.recipes.building.discovery import Discovery
 from collegium.recipes.building.parts import Parts, cast_key, text_key
 from collegium.recipes.building.training import train_one
 from collegium.recipes.columns import Way, column
@@ -21,7 +21,7 @@ from collegium.routers import cluster, fit_discovered, posterior
 
 def cluster_rows(
     base: Base,
-    clusters: Corpus,
+    discovered: Discovery,
     table: TokenTable,
     fit: FitConfig,
     parts: Parts,
@@ -32,16 +32,19 @@ def cluster_rows(
 ) -> list[dict[str, Any]]:
     """Return the rows of a college whose domains nobody labelled: cluster top-2, cluster, posterior.
 
-    Its experts lie in a library of their own in the run's folder.
+    Its experts lie in a library of their own in the run's folder. There are none when a cluster is too small to train
+    an expert on.
     """
+    if discovered.untrainable:
+        watch.say(f"no cluster experts to compare with: {discovered.untrainable}")
+        return []
+    clusters = discovered.domains
     drawn = content_hash([seed, asdict(fit), [each.hash for domain in clusters for each in domain.documents]])[:8]
     library = Library(folder / f"clusters-{drawn}", base=base, base_reference=base.name)
     for domain in clusters:
         train_one(base, library, domain, fit, folder=folder / f"checkpoints-{drawn}", watch=watch)
     if "cluster" not in library.router_names():
-        documents: list[Document] = [each for domain in clusters for each in domain.documents]
-        found = discover(documents, len(clusters.names), seed=seed)
-        fit_discovered(library, clusters=found, experts=_owners(found.assign([d.plain for d in documents]), clusters))
+        fit_discovered(library, clusters=discovered.clusters, experts=clusters.names)
     cast = assemble(base, library)
     voices = cast.voices()
 
@@ -54,20 +57,3 @@ def cluster_rows(
 
     inputs = [cast_key(cast), text_key(table.text)]
     return parts.values("cluster-experts", inputs=inputs, compute=compute)
-
-
-def _owners(assigned: Any, clusters: Corpus) -> list[str]:  # noqa: ANN401 - a tensor of cluster numbers
-    """Return which expert speaks for each cluster found again: that of the domain most of its documents are in."""
-    names = [domain.name for domain in clusters for _ in domain.documents]
-    count = len(clusters.names)
-    votes = {
-        (place, name): sum(1 for a, n in zip(assigned.tolist(), names, strict=True) if (a, n) == (place, name))
-        for place in range(count)
-        for name in clusters.names
-    }
-    left, owners = list(clusters.names), []
-    for place in range(count):
-        best = max(left, key=lambda name: votes[place, name])
-        owners.append(best)
-        left.remove(best)
-    return owners

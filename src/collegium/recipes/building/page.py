@@ -125,6 +125,8 @@ def _facts(found: Findings) -> dict[str, str]:
             f"{found.removed['largest_change']}"
         )
     facts["Dense"] = _dense_sentence(found)
+    if found.baselines and found.discovered.get("untrainable"):
+        facts["Cluster experts"] = f"none were trained: {found.discovered['untrainable']}"
     return facts
 
 
