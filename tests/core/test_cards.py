@@ -83,6 +83,15 @@ def test_the_bases_name_is_reserved():
         check_name("base", what="router")
 
 
+@pytest.mark.parametrize("name", ["classifier", "cluster", "cached_prior"])
+def test_the_names_of_fitted_routers_are_theirs(name):
+    assert check_name(name, what="router") == name
+    assert is_name(name), "an expert that has it already is still found, and can be removed"
+    for what in ("expert", "domain", "model"):
+        with pytest.raises(NameTaken, match="router"):
+            check_name(name, what=what)
+
+
 def test_tensors_come_back_to_the_bit(tmp_path):
     tensors = {"b": torch.randn(3, 4).T, "a": torch.arange(3), "c": torch.tensor([1.5], dtype=torch.bfloat16)}
     (tmp_path / "t.safetensors").write_bytes(tensor_bytes(tensors))

@@ -7,7 +7,7 @@ from pathlib import Path
 from collegium.core.cards import ExpertCard, Fingerprint, expert_card_from_json, to_json
 from collegium.core.errors import CorruptExpert, IncompatibleExpert
 from collegium.core.files import STAGING_PREFIX, file_hash, write_new
-from collegium.core.names import check_name
+from collegium.core.names import check_name, is_name
 from collegium.core.tensors import PICKLE_SUFFIXES, check_finite
 from collegium.experts import lora_files, whole
 from collegium.experts.lora_files import CONFIG_FILE, Sites, check_sites, read_lora, write_lora
@@ -56,7 +56,8 @@ def read_card(folder: Path) -> ExpertCard:
         raise CorruptExpert(f"{folder} has no {CARD_FILE}, so it holds no expert.") from error
     except UnicodeDecodeError as error:
         raise CorruptExpert(f"{folder}: {CARD_FILE} is not UTF-8 text ({error}).") from error
-    check_name(card.name)
+    if not is_name(card.name):
+        raise CorruptExpert(f"{folder}: the card names the expert {card.name!r}, which is no name: it leads elsewhere.")
     return card
 
 
