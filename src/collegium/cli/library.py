@@ -156,7 +156,7 @@ def run_show(config: ShowConfig, screen: Screen) -> Outcome:
         screen.say(f"warning: {warning}")
     value = {
         "card": card,
-        "lineage": dataclasses.asdict(found.lineage),
+        "lineage": [{"depth": depth, "name": each.name, "found": each.found} for depth, each in found.lineage.steps()],
         "descendants": list(found.descendants),
         "metrics": [dict(each) for each in found.metrics],
         "payload_bytes": found.payload_bytes,
@@ -164,17 +164,18 @@ def run_show(config: ShowConfig, screen: Screen) -> Outcome:
     return Outcome(value, [dict(each) for each in found.metrics])
 
 
-def lineage_lines(tree: Lineage, depth: int = 0) -> list[str]:
+def lineage_lines(tree: Lineage) -> list[str]:
     """Return the tree of an expert's parents, a line each; nothing for one without parents.
 
     >>> lineage_lines(Lineage("law", True, (Lineage("civil", False),)))
     ['law', '  from civil (no longer in the library)']
     """
-    if depth == 0 and not tree.parents:
+    if not tree.parents:
         return []
-    gone = "" if tree.found else " (no longer in the library)"
-    line = "  " * depth + ("from " if depth else "") + tree.name + gone
-    return [line, *(each for parent in tree.parents for each in lineage_lines(parent, depth + 1))]
+    return [
+        "  " * depth + ("from " if depth else "") + each.name + ("" if each.found else " (no longer in the library)")
+        for depth, each in tree.steps()
+    ]
 
 
 def run_add(config: AddConfig, screen: Screen) -> Outcome:

@@ -38,13 +38,18 @@ def write_payload(payload: LoraPayload | WholePayload, folder: Path) -> dict[str
 
 
 def save_expert(expert: Expert, folder: Path) -> ExpertCard:
-    """Write an expert into an empty folder and return its card, completed with the payload's checksums."""
+    """Write an expert into an empty folder and return its card, completed with the payload's checksums.
+
+    Raises CorruptExpert for a card that could not be read again.
+    """
     check_name(expert.name)
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise CorruptExpert(f"{folder} is not empty; an expert gets a folder of its own.")
     card = dataclasses.replace(expert.card, payload=write_payload(expert.payload, folder))
-    write_new(folder / CARD_FILE, to_json(card).encode())
+    text = to_json(card)
+    expert_card_from_json(text, where=f"expert {expert.name!r}")
+    write_new(folder / CARD_FILE, text.encode())
     return card
 
 
