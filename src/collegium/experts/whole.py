@@ -91,7 +91,7 @@ def load_model(folder: Path, *, dtype: torch.dtype, named: Path | str = "") -> A
             )
     except ResourceError:
         raise
-    except Exception as error:  # noqa: BLE001 - whatever a stranger's configuration makes of the loader
+    except Exception as error:
         raise CorruptExpert(f"{named} holds no causal language model that transformers can open: {error!r}") from error
     model, report = loaded
     problems = {what: sorted(map(str, names)) for what, names in report.items() if names}
