@@ -34,7 +34,7 @@ _RUNS_CODE = frozenset(
         "_experts_implementation_internal",
     }
 )
-"""Fields of config.json that lead transformers to code beside its own: a model's, a quantiser's, a kernel of the hub."""
+"""Fields of config.json that lead transformers to code beside its own: a model's, a quantiser's, a hub kernel's."""
 
 
 def write_whole(payload: WholePayload, folder: Path) -> None:
@@ -58,8 +58,8 @@ def check_whole(folder: Path) -> None:
     asked = sorted(_RUNS_CODE & _fields(read_json(folder / CONFIG_FILE)))
     if asked:
         raise CorruptExpert(
-            f"{folder}: config.json asks to run code ({', '.join(asked)}); only transformers' own models are read, with "
-            "its own attention and plain weights. Take these fields out, or save the model without quantisation."
+            f"{folder}: config.json asks to run code ({', '.join(asked)}); only transformers' own models are read, "
+            "with its own attention and plain weights. Take these fields out, or save the model without quantisation."
         )
     read_shapes(folder / TENSOR_FILE)
     with safe_open(folder / TENSOR_FILE, framework="pt") as file:
