@@ -65,6 +65,18 @@ class Bent:
     def verify(self):
         return self._ask("verify")
 
+    def measure(self, name, record):
+        return self._ask("measure", name, record)
+
+    def metrics(self, name):
+        return self._ask("metrics", name)
+
+    def save_router(self, name, tensors, card):
+        return self._ask("save_router", name, tensors, card)
+
+    def load_router(self, name):
+        return self._ask("load_router", name)
+
     def _ask(self, what, *arguments, **options):
         if what in self.answers:
             return self.answers[what](self.inner, *arguments, **options)
@@ -89,6 +101,32 @@ def trust_names(library, expert, name=None):
             raise
         shutil.rmtree(folder, ignore_errors=True)
         return save_expert(expert if name is None else expert.renamed("stray"), folder)
+
+
+def believe_the_base(library, expert, name=None):
+    """Take the expert for one of this base, whatever its card says."""
+    return library.add(Expert(dataclasses.replace(expert.card, base=BASE), expert.payload), name)
+
+
+def look_at_nothing(library, expert, name=None):
+    """Write what came, whatever its numbers are."""
+    adapter = {path: dataclasses.replace(each, a=each.a.nan_to_num()) for path, each in expert.payload.adapter.items()}
+    return library.add(Expert(expert.card, LoraPayload(adapter)), name)
+
+
+def zero_routers(library, name, **options):
+    """Forget what every router learned, because one of its experts goes."""
+    for router in library.router_names():
+        tensors, card = library.load_router(router)
+        library.save_router(router, {key: torch.zeros_like(each) for key, each in tensors.items()}, card)
+    return library.remove(name, **options)
+
+
+def forget_measurements(library, name, **options):
+    """Delete the measurements of all, because one goes."""
+    for path in library.path.glob("experts/*/metrics.jsonl"):
+        path.unlink()
+    return library.remove(name, **options)
 
 
 def leave_router_row(library, name, **options):
@@ -144,6 +182,13 @@ BROKEN = {
     "gives another expert": ({"__getitem__": lambda library, name: library[library.names()[0]]}, "card comes back"),
     "touches others": ({"remove": leave_router_row}, "leaves every other file"),
     "keeps a copy": ({"remove": move_aside}, "leaves every other file"),
+    "ignores the task": ({"names": lambda library, task=None: library.names()}, "of the task asked for"),
+    "no experts without a task": ({"names": lambda library, task=None: library.names(task or "language")}, "those of all"),
+    "takes any base": ({"add": believe_the_base}, "of another base is refused"),
+    "takes any numbers": ({"add": look_at_nothing}, "not finite is refused"),
+    "loses router rows": ({"remove": zero_routers}, "a router says what it said"),
+    "keeps the last measurement": ({"metrics": lambda library, name: library.metrics(name)[-1:]}, "oldest first"),
+    "forgets measurements": ({"remove": forget_measurements}, "measurements are kept"),
     "never removes": ({"remove": lambda library, name, **options: library.card(name)}, "leaves every other file"),
     "removes parents silently": ({"remove": remove_keeping}, "without a word"),
     "always cascades": ({"remove": remove_all}, "without a word"),
