@@ -183,7 +183,7 @@ BROKEN = {
     "touches others": ({"remove": leave_router_row}, "leaves every other file"),
     "keeps a copy": ({"remove": move_aside}, "leaves every other file"),
     "ignores the task": ({"names": lambda library, task=None: library.names()}, "of the task asked for"),
-    "no experts without a task": ({"names": lambda library, task=None: library.names(task or "language")}, "those of all"),
+    "sees language alone": ({"names": lambda library, task=None: library.names(task or "language")}, "those of all"),
     "takes any base": ({"add": believe_the_base}, "of another base is refused"),
     "takes any numbers": ({"add": look_at_nothing}, "not finite is refused"),
     "loses router rows": ({"remove": zero_routers}, "a router says what it said"),

@@ -25,7 +25,7 @@ class Lineage:
         >>> [(depth, each.name) for depth, each in Lineage("law", True, (Lineage("civil", False),)).steps()]
         [(0, 'law'), (1, 'civil')]
         """
-        waiting = [(0, self)]
+        waiting: list[tuple[int, Lineage]] = [(0, self)]
         while waiting:
             depth, each = waiting.pop()
             yield depth, each
