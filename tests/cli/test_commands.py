@@ -156,7 +156,10 @@ def test_adding_to_no_library_needs_a_base(ask, library, pico_folder, tmp_path):
 def test_verify_finds_damage(ask, library, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(library, copy)
-    assert ask("library", "verify", "--library", copy)[:2] == (0, {"checked": 2, "problems": {}})
+    assert ask("library", "verify", "--library", copy)[:2] == (
+        0,
+        {"checked": 2, "shapes_compared": True, "problems": {}},
+    )
     weights = copy / "experts" / "law" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     code, found, shown = ask("library", "verify", "--library", copy)

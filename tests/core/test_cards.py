@@ -58,6 +58,19 @@ def test_a_card_of_a_later_version_is_refused():
         expert_card_from_json(later, where="here")
 
 
+@pytest.mark.parametrize(
+    "value", ["1e999", "-1e999", "100000000000000000000", "-9223372036854775809", '"\\ud800"', '{"\\udfff": 1}']
+)
+def test_what_neither_an_index_nor_utf_8_can_hold_is_refused(value):
+    with pytest.raises(CorruptExpert, match="here"):
+        json_object(f'{{"x": {value}}}', where="here")
+
+
+def test_the_largest_whole_numbers_and_paired_surrogates_pass():
+    found = json_object('{"a": 9223372036854775807, "b": -9223372036854775808, "c": "\\ud83d\\ude00"}', where="here")
+    assert found == {"a": 2**63 - 1, "b": -(2**63), "c": "\N{GRINNING FACE}"}
+
+
 def test_hashes_do_not_depend_on_order():
     assert content_hash({"a": 1, "b": 2}) == content_hash({"b": 2, "a": 1}) != content_hash({"a": 2, "b": 1})
     with pytest.raises(CorruptExpert, match="Infinity"):
@@ -81,6 +94,15 @@ def test_names_with_path_parts_are_refused(name):
 def test_the_bases_name_is_reserved():
     with pytest.raises(NameTaken, match="base model's own name"):
         check_name("base", what="router")
+
+
+@pytest.mark.parametrize("name", ["classifier", "cluster", "cached_prior"])
+def test_the_names_of_fitted_routers_are_theirs(name):
+    assert check_name(name, what="router") == name
+    assert is_name(name), "an expert that has it already is still found, and can be removed"
+    for what in ("expert", "domain", "model"):
+        with pytest.raises(NameTaken, match="router"):
+            check_name(name, what=what)
 
 
 def test_tensors_come_back_to_the_bit(tmp_path):
@@ -109,6 +131,13 @@ def test_truncated_tensors_are_refused(tmp_path, cut):
 def test_pickles_are_never_opened(tmp_path):
     torch.save({"a": torch.ones(1)}, tmp_path / "t")
     with pytest.raises(CorruptExpert, match="run code"):
+        read_tensors(tmp_path / "t")
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_quantised_weights_are_refused(tmp_path, dtype):
+    (tmp_path / "t").write_bytes(tensor_bytes({"a": torch.ones(2).to(dtype)}))
+    with pytest.raises(CorruptExpert, match="float8"):
         read_tensors(tmp_path / "t")
 
 

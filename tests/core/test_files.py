@@ -115,6 +115,17 @@ def test_a_sweep_between_making_and_locking_is_survived(tmp_path, monkeypatch):
     assert sorted(each.name for each in tmp_path.iterdir()) == ["made", "note"]
 
 
+def test_a_link_is_deleted_and_what_it_leads_to_is_left_alone(tmp_path):
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "note").write_text("x")
+    (tmp_path / "link").symlink_to("theirs")
+    files.discard(files.set_aside(tmp_path / "link", tmp_path))
+    (tmp_path / f"{files.STAGING_PREFIX}link").symlink_to("theirs")
+    (tmp_path / f"{files.STAGING_PREFIX}lost").symlink_to("nowhere")
+    files.sweep(tmp_path)
+    assert [str(each.relative_to(tmp_path)) for each in sorted(tmp_path.rglob("*"))] == ["theirs", "theirs/note"]
+
+
 def test_hashes_are_of_the_content(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     assert files.file_hash(tmp_path / "a").startswith("ba7816bf")

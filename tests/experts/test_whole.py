@@ -4,15 +4,17 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from collegium.core.cards import ExpertCard, Source
-from collegium.core.errors import CorruptExpert, IncompatibleExpert, RoutingError
+from collegium.core.errors import CorruptExpert, IncompatibleExpert, ResourceError, RoutingError
 from collegium.experts import (
     Expert,
     WholePayload,
     average_experts,
     average_whole,
     load_expert,
+    load_model,
     lora_payload,
     open_whole,
     save_expert,
@@ -131,11 +133,44 @@ def test_a_transformers_folder_becomes_an_expert(folder, tmp_path):
         ({"hidden_size": 32}, "not those that config.json describes"),
         ({"num_hidden_layers": 3}, "not those that config.json describes"),
         ({"model_type": "never-heard-of"}, "no causal language model"),
+        ({"model_type": ["llama"]}, "no causal language model"),
+        ({"num_attention_heads": 0}, "no causal language model"),
+        ({"hidden_size": "wide"}, "no causal language model"),
+        ({"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}}, "quantization_config"),
+        ({"attn_implementation": "evil/kernel"}, "attn_implementation"),
+        ({"text_config": {"_attn_implementation": "evil/kernel"}}, "_attn_implementation"),
+        ({"nested": [{"auto_map": {"AutoModelForCausalLM": "evil.Model"}}]}, "run code"),
     ],
 )
 def test_a_folder_that_does_not_hold_together_is_refused(folder, tmp_path, fields, words):
     config = folder / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), **fields}))
     expert = Expert(ExpertCard(name="x", kind="whole"), WholePayload(folder))
-    with pytest.raises(CorruptExpert, match=words):
+    with pytest.raises(CorruptExpert, match=words) as refused:
         save_expert(expert, tmp_path / "kept")
+    assert str(folder) in str(refused.value), "the folder it came from is named, not the one it was to go to"
+
+
+def test_a_model_is_never_opened_with_the_attention_that_its_file_names(folder, monkeypatch):
+    """What `check_whole` refuses is not heard by the loader either."""
+    config = folder / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "attn_implementation": "evil/kernel"}))
+    assert load_model(folder, dtype=torch.float32).config._attn_implementation == "sdpa"
+
+
+def test_exhausted_memory_is_no_damage(folder, monkeypatch):
+    def exhausted(*arguments, **options):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", exhausted)
+    with pytest.raises(ResourceError, match="memory is exhausted"):
+        load_model(folder, dtype=torch.float32)
+
+
+def test_quantised_weights_are_refused(folder, tmp_path):
+    tensors = load_file(folder / "model.safetensors")
+    name = next(iter(tensors))
+    for dtype in (torch.float8_e4m3fn, torch.float8_e8m0fnu):
+        save_file({**tensors, name: tensors[name].to(dtype)}, folder / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(CorruptExpert, match="float8"):
+            save_expert(Expert(ExpertCard(name="x", kind="whole"), WholePayload(folder)), tmp_path / f"kept-{dtype}")

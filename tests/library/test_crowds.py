@@ -110,10 +110,12 @@ def test_a_decided_removal_is_gone_for_readers_and_carried_out_by_the_next_write
     assert not (library.path / ".removing.json").exists()
 
 
-@pytest.mark.parametrize("text", ['["../../etc", "experts/../../x", "routers/", "models/x"]', "{", "3", '[["x"]]'])
+@pytest.mark.parametrize(
+    "text", ['["../../etc", "experts/../../x", "routers/", "models/x"]', "{", "3", '[["x"]]', "[" * 9999, "\udcff"]
+)
 def test_a_hostile_removal_leads_nowhere(library, text):
     (library.path.parent / "x").mkdir()
-    (library.path / ".removing.json").write_text(text)
+    (library.path / ".removing.json").write_bytes(text.encode(errors="surrogateescape"))
     before = library.names()
     library.set_defaults(router="uniform")
     assert (library.path.parent / "x").is_dir()

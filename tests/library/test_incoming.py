@@ -14,7 +14,7 @@ from collegium.core.errors import (
     LibraryError,
     NameTaken,
 )
-from collegium.experts import Expert, WholePayload, lora_payload, open_whole, save_expert
+from collegium.experts import Expert, LoraPayload, WholePayload, lora_payload, open_whole, save_expert
 from collegium.library import Library, UnverifiedBase
 from collegium.models import LoraWeights
 from collegium.testing.pico import random_adapter, random_base
@@ -50,6 +50,39 @@ def test_an_expert_that_does_not_fit_is_refused(base, path):
         library.add(expert(), "../x")
     assert library.names() == ()
     assert sorted(each.name for each in path.iterdir()) == [".lock", "collegium.json"]
+
+
+def test_the_layers_of_the_base_are_noted_and_compared_without_it(base, path):
+    adapter = random_adapter(base)
+    site = next(iter(adapter))
+    unnamed = Expert(ExpertCard(name="unnamed", kind="lora"), lora_payload(base, adapter))
+    misfit = LoraPayload({**adapter, site: LoraWeights(adapter[site].a[:, :5], adapter[site].b, 1.0)})
+    blind = Library(path, base=base.fingerprint)
+    assert blind.sites is None
+    with pytest.raises(LibraryError, match="must be compared with the base's"):
+        blind.add(unnamed)
+    Library(path, base=base).add(unnamed, "first", trust_base=True)
+    for library in (blind, Library(path), Library(path, read_only=True)):
+        assert library.sites == base.linear_sites()
+    with pytest.raises(IncompatibleExpert, match="maps 5 to"):
+        blind.add(Expert(ExpertCard(name="odd", kind="lora"), misfit))
+    save_expert(Expert(ExpertCard(name="odd", kind="lora", base=base.fingerprint), misfit), path / "experts" / "odd")
+    assert set(blind.verify()) == {"odd"}
+    for file in (path / "derived").iterdir():
+        file.write_bytes(b"damaged")
+    assert Library(path).sites is None
+    Library(path, base=base).add(unnamed, "second", trust_base=True)
+    assert Library(path).sites == base.linear_sites(), "noted anew"
+
+
+def test_what_comes_in_is_told_without_adding_it(base, path):
+    library = Library(path, base=base)
+    ours = Expert(ExpertCard(name="ours", kind="lora", base=base.fingerprint), lora_payload(base, random_adapter(base)))
+    assert library.incoming(ours, "mine").name == "mine"
+    assert sorted(each.name for each in path.iterdir()) == [".lock", "collegium.json"]
+    library.add(ours)
+    with pytest.raises(NameTaken, match="already"):
+        library.incoming(ours)
 
 
 def test_folders_of_ours_are_added_whole_or_refused(base, path, tmp_path):

@@ -51,6 +51,42 @@ def test_an_index_follows_the_folders(library):
     assert Library(library.path).names() == ("code", "law")
 
 
+@pytest.mark.parametrize("writable", [True, False])
+def test_a_passing_problem_passes(library, monkeypatch, writable):
+    """Too many open files, no permission, a card of a later version: asked again, it is read again."""
+
+    def refuse(folder):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(folder))
+
+    (library.path / "index.sqlite").unlink()
+    reader = Library(library.path, read_only=not writable)
+    with monkeypatch.context() as patch:
+        patch.setattr("collegium.library.index.read_card", refuse)
+        assert "Too many open files" in reader.rows()["law"].problem
+        assert "law" in reader
+    for one in (reader, Library(library.path)):
+        assert one.rows()["law"].problem == ""
+        assert one.names(task="reward") == ()
+
+
+def test_a_sound_expert_is_read_once(library, monkeypatch):
+    library.names()
+
+    def refuse(folder):
+        raise AssertionError("a card was read that the index has")
+
+    monkeypatch.setattr("collegium.library.index.read_card", refuse)
+    assert Library(library.path).names(task="language") == ("code", "law")
+
+
+def test_a_library_on_a_disk_that_cannot_be_written_is_verified(library, monkeypatch):
+    def refuse(path, *arguments, **options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    assert library.verify() == {}
+
+
 def test_a_folder_nobody_may_write_to_is_told(library, monkeypatch):
     def refuse(*arguments, **options):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))

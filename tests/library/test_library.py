@@ -10,15 +10,13 @@ from tiny_library import BASE, make_expert
 
 from collegium.core.cards import Fingerprint
 from collegium.core.errors import (
-    ConfigError,
     CorruptExpert,
     LibraryError,
     NameTaken,
     NewerFormat,
     ResourceError,
-    UnknownName,
 )
-from collegium.experts import Expert, LoraPayload, parents_of, save_expert
+from collegium.experts import Expert, LoraPayload, save_expert
 from collegium.library import Library
 from collegium.testing.library import check_library, snapshot
 
@@ -67,6 +65,18 @@ class Bent:
     def verify(self):
         return self._ask("verify")
 
+    def measure(self, name, record):
+        return self._ask("measure", name, record)
+
+    def metrics(self, name):
+        return self._ask("metrics", name)
+
+    def save_router(self, name, tensors, card):
+        return self._ask("save_router", name, tensors, card)
+
+    def load_router(self, name):
+        return self._ask("load_router", name)
+
     def _ask(self, what, *arguments, **options):
         if what in self.answers:
             return self.answers[what](self.inner, *arguments, **options)
@@ -91,6 +101,32 @@ def trust_names(library, expert, name=None):
             raise
         shutil.rmtree(folder, ignore_errors=True)
         return save_expert(expert if name is None else expert.renamed("stray"), folder)
+
+
+def believe_the_base(library, expert, name=None):
+    """Take the expert for one of this base, whatever its card says."""
+    return library.add(Expert(dataclasses.replace(expert.card, base=BASE), expert.payload), name)
+
+
+def look_at_nothing(library, expert, name=None):
+    """Write what came, whatever its numbers are."""
+    adapter = {path: dataclasses.replace(each, a=each.a.nan_to_num()) for path, each in expert.payload.adapter.items()}
+    return library.add(Expert(expert.card, LoraPayload(adapter)), name)
+
+
+def zero_routers(library, name, **options):
+    """Forget what every router learned, because one of its experts goes."""
+    for router in library.router_names():
+        tensors, card = library.load_router(router)
+        library.save_router(router, {key: torch.zeros_like(each) for key, each in tensors.items()}, card)
+    return library.remove(name, **options)
+
+
+def forget_measurements(library, name, **options):
+    """Delete the measurements of all, because one goes."""
+    for path in library.path.glob("experts/*/metrics.jsonl"):
+        path.unlink()
+    return library.remove(name, **options)
 
 
 def leave_router_row(library, name, **options):
@@ -146,6 +182,13 @@ BROKEN = {
     "gives another expert": ({"__getitem__": lambda library, name: library[library.names()[0]]}, "card comes back"),
     "touches others": ({"remove": leave_router_row}, "leaves every other file"),
     "keeps a copy": ({"remove": move_aside}, "leaves every other file"),
+    "ignores the task": ({"names": lambda library, task=None: library.names()}, "of the task asked for"),
+    "sees language alone": ({"names": lambda library, task=None: library.names(task or "language")}, "those of all"),
+    "takes any base": ({"add": believe_the_base}, "of another base is refused"),
+    "takes any numbers": ({"add": look_at_nothing}, "not finite is refused"),
+    "loses router rows": ({"remove": zero_routers}, "a router says what it said"),
+    "keeps the last measurement": ({"metrics": lambda library, name: library.metrics(name)[-1:]}, "oldest first"),
+    "forgets measurements": ({"remove": forget_measurements}, "measurements are kept"),
     "never removes": ({"remove": lambda library, name, **options: library.card(name)}, "leaves every other file"),
     "removes parents silently": ({"remove": remove_keeping}, "without a word"),
     "always cascades": ({"remove": remove_all}, "without a word"),
@@ -228,75 +271,6 @@ def test_an_expert_is_loaded_once_and_again_when_replaced(library):
     assert library["law"].digest == make_expert("law", 9).digest
 
 
-def test_lineage_is_a_tree_and_survives_a_lost_parent(library):
-    library.add(make_expert("pair", 3, parents=parents_of([library["law"], library["code"]])))
-    library.add(make_expert("leaf", 4, parents=parents_of([library["pair"]])))
-    shown = library.show("leaf")
-    assert [each.name for each in shown.lineage.parents[0].parents] == ["code", "law"]
-    assert library.descendants("law") == ("leaf", "pair")
-    removal = library.remove("law", keep_descendants=True)
-    assert removal.removed == ("law",)
-    assert removal.kept == ("leaf", "pair")
-    assert removal.traces == ("prior",)
-    library.save_router("prior", {"rows": torch.eye(1)}, {"experts": {"code": None}, "first": ["code", "sea"]})
-    library.add(make_expert("sea", 3))
-    assert library.remove("sea").traces == ("prior",)
-    lost = library.show("leaf").lineage.parents[0].parents[1]
-    assert (lost.name, lost.found) == ("law", False)
-    library.add(make_expert("law", 8))
-    assert library.descendants("law") == (), "an expert that took the name has none of the other's descendants"
-
-
-def test_a_card_that_names_itself_ends(library):
-    law = library["law"]
-    library.add(make_expert("loop", 5))
-    digest = library["loop"].digest
-    card = library.path / "experts" / "loop" / "card.json"
-    card.write_text(json.dumps({**json.loads(card.read_text()), "parents": {"loop": digest, "law": law.digest}}))
-    assert library.descendants("loop") == ()
-    assert library.show("loop").lineage.name == "loop"
-
-
-def test_both_ways_of_removing_at_once_are_refused(library):
-    with pytest.raises(ConfigError, match="not both"):
-        library.remove("law", cascade=True, keep_descendants=True)
-
-
-def test_remaining_experts_and_routers_are_identical_after_add_and_remove(library):
-    before = snapshot(library.path)
-    library.add(make_expert("guest", 5))
-    library.measure("guest", {"perplexity": 12.5})
-    library.remove("guest")
-    assert snapshot(library.path) == before
-    assert sorted(each.name for each in library.path.iterdir() if each.name.startswith(".")) == [".lock"]
-
-
-def test_a_model_takes_its_own_members_along(library):
-    library.add(make_expert("judge-law", 3))
-    library.add(make_expert("judge-code", 4))
-    library.save_model("judge", {"members": ["judge-law", "judge-code", "law"], "router": "prior"})
-    assert library.model_names() == ("judge",)
-    with pytest.raises(LibraryError, match="judge came from 'law'"):
-        library.remove("law")
-    removal = library.remove("judge")
-    assert removal.removed == ("judge", "judge-code", "judge-law")
-    assert library.names() == ("code", "law")
-    assert library.model_names() == ()
-
-
-def test_cascade_takes_models_along(library):
-    library.save_model("pair", {"members": ["law", "code"]})
-    assert library.remove("law", cascade=True).removed == ("law", "pair")
-    assert library.model_names() == ()
-
-
-def test_routers_are_removed_by_name(library):
-    assert library.remove("prior").removed == ("prior",)
-    assert library.router_names() == ()
-    with pytest.raises(UnknownName):
-        library.load_router("prior")
-
-
 def test_names_are_unique_over_experts_routers_and_models(library):
     library.save_model("duo", {"members": ["law"]})
     for name in ("prior", "duo", "law"):
@@ -361,6 +335,31 @@ def test_measurements_are_appended(library):
     assert len(library.metrics("law")) == 2
 
 
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x1c", "\r", "\n"])
+def test_a_measurement_is_one_line_whatever_its_text(library, mark):
+    library.measure("law", {"sample": f"a{mark}b"})
+    library.measure("law", {"sample": "c"})
+    assert [each["sample"] for each in library.metrics("law")] == [f"a{mark}b", "c"]
+    assert library.verify() == {}
+
+
+@pytest.mark.parametrize("value", [10**20, "\ud800"])
+def test_what_could_not_be_read_again_is_not_written(library, value):
+    before = snapshot(library.path)
+    with pytest.raises(CorruptExpert, match="not JSON"):
+        library.measure("law", {"sample": value})
+    with pytest.raises(CorruptExpert, match="not JSON"):
+        library.add(make_expert("new", 3, recipe={"value": value}))
+    assert snapshot(library.path) == before
+
+
+def test_measurements_that_are_no_text_are_told(library):
+    (library.path / "experts" / "law" / "metrics.jsonl").write_bytes(b'{"x": 1}\n\xff\n')
+    with pytest.raises(CorruptExpert, match="UTF-8"):
+        library.metrics("law")
+    assert set(library.verify()) == {"law"}
+
+
 def test_an_expert_comes_with_its_first_measurement(library):
     library.add(make_expert("new", 3), measured={"perplexity": 3.5})
     library.measure("new", {"perplexity": 3.25})
@@ -369,16 +368,6 @@ def test_an_expert_comes_with_its_first_measurement(library):
         library.add(make_expert("odd", 4), measured={"perplexity": float("nan")})
     assert "odd" not in library
     assert library.verify() == {}
-
-
-def test_what_a_removal_would_do_is_told_without_doing_it(library):
-    before = snapshot(library.path)
-    assert library.removal("law").removed == ("law",)
-    with pytest.raises(UnknownName, match="law"):
-        library.removal("lwa")
-    with pytest.raises(ConfigError, match="not both"):
-        library.removal("law", cascade=True, keep_descendants=True)
-    assert snapshot(library.path) == before
 
 
 def test_verify_names_every_kind_of_damage(library):

@@ -4,6 +4,7 @@ from importlib.metadata import EntryPoint
 import pytest
 
 from collegium.core.errors import CollegiumError, ConfigError
+from collegium.core.names import FITTED_ROUTERS
 from collegium.core.tables import Method
 from collegium.routers import (
     ENTRY_POINTS,
@@ -94,3 +95,9 @@ def test_packages_that_bring_what_is_no_new_router_are_refused(
     monkeypatch.setattr(table, "entry_points", lambda *, group: [point])
     with pytest.raises(ConfigError, match=says):
         available()
+
+
+def test_the_names_under_which_fits_are_kept_are_reserved():
+    arguments = {"fixed": ({},), "oracle": ({},)}
+    recipes = [method.build(*arguments.get(name, ())) for name, method in ROUTERS.items()]
+    assert {recipe.fit for recipe in recipes if hasattr(recipe, "fit")} == FITTED_ROUTERS

@@ -1,5 +1,6 @@
 """What a person sees: lines, tables and progress bars, in colour where the terminal has it."""
 
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -11,6 +12,8 @@ from rich.text import Text
 
 _REMARK_SECONDS = 30.0
 _PIPE_COLUMNS = 10_000
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Control characters but tab and line break."""
 
 
 class Screen:
@@ -36,16 +39,16 @@ class Screen:
 
     def say(self, text: str) -> None:
         """Show a line as it is, without markup."""
-        self.console.print(Text(text))
+        self.console.print(Text(_plain(text)))
 
     def write(self, text: str) -> None:
         """Show a piece of text at once, without a line break."""
-        self.console.print(Text(text), end="")
+        self.console.print(Text(_plain(text)), end="")
         self.console.file.flush()
 
     def fail(self, text: str) -> None:
         """Show a mistake on standard error, its first word in red."""
-        self.errors.print(Text.assemble(("error:", "bold red"), " ", text))
+        self.errors.print(Text.assemble(("error:", "bold red"), " ", _plain(text)))
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
         """Show a table; columns that hold only numbers are set to the right, a missing value is a dash."""
@@ -117,12 +120,17 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} seconds" if seconds < 90 else f"{seconds / 60:.0f} minutes"
 
 
+def _plain(text: str) -> str:
+    """Return a text without what would command the terminal: it may come from a stranger's card, or from a model."""
+    return _CONTROLS.sub("", text)
+
+
 def _cell(value: object) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else _plain(str(value))
 
 
 def _is_number(cell: str) -> bool:

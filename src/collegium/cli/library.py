@@ -11,8 +11,9 @@ from collegium.cli.command import Command, Group
 from collegium.cli.console import Screen
 from collegium.cli.output import Outcome
 from collegium.core.errors import ConfigError
-from collegium.experts import is_peft_folder
-from collegium.library import Library, Lineage
+from collegium.experts import Expert, is_peft_folder
+from collegium.library import Library, Lineage, check_place, received
+from collegium.models import Base
 from collegium.recipes.common import Common
 from collegium.recipes.keep import remove_expert
 from collegium.recipes.opening import DEFAULT_BASE, kept_reference, open_base
@@ -50,13 +51,13 @@ class AddConfig:
     library: Path
     """The library of experts; made when it is not there and --base is given."""
     name: Annotated[str, arg(name="as")] = ""
-    """The expert's name in the library; default = the folder's."""
+    """The expert's name in the library; default = the one on its card, or the folder's."""
     trust_base: bool = False
     """Do not warn that an adapter from elsewhere does not say which base it was made for."""
     base: str = ""
     """The base model; default = the library's own."""
     dry_run: bool = False
-    """Say what would be added, then stop."""
+    """Check it and say what would be added, then stop."""
     common: OmitArgPrefixes[Common] = field(default_factory=Common)
     """Seed and machine."""
 
@@ -85,6 +86,8 @@ class VerifyConfig:
 
     library: Path
     """The library of experts."""
+    base: str = ""
+    """Compare shapes with this base; default = with what the library noted of its own."""
     common: OmitArgPrefixes[Common] = field(default_factory=Common)
     """Seed and machine."""
 
@@ -156,7 +159,7 @@ def run_show(config: ShowConfig, screen: Screen) -> Outcome:
         screen.say(f"warning: {warning}")
     value = {
         "card": card,
-        "lineage": dataclasses.asdict(found.lineage),
+        "lineage": [{"depth": depth, "name": each.name, "found": each.found} for depth, each in found.lineage.steps()],
         "descendants": list(found.descendants),
         "metrics": [dict(each) for each in found.metrics],
         "payload_bytes": found.payload_bytes,
@@ -164,17 +167,18 @@ def run_show(config: ShowConfig, screen: Screen) -> Outcome:
     return Outcome(value, [dict(each) for each in found.metrics])
 
 
-def lineage_lines(tree: Lineage, depth: int = 0) -> list[str]:
+def lineage_lines(tree: Lineage) -> list[str]:
     """Return the tree of an expert's parents, a line each; nothing for one without parents.
 
     >>> lineage_lines(Lineage("law", True, (Lineage("civil", False),)))
     ['law', '  from civil (no longer in the library)']
     """
-    if depth == 0 and not tree.parents:
+    if not tree.parents:
         return []
-    gone = "" if tree.found else " (no longer in the library)"
-    line = "  " * depth + ("from " if depth else "") + tree.name + gone
-    return [line, *(each for parent in tree.parents for each in lineage_lines(parent, depth + 1))]
+    return [
+        "  " * depth + ("from " if depth else "") + each.name + ("" if each.found else " (no longer in the library)")
+        for depth, each in tree.steps()
+    ]
 
 
 def run_add(config: AddConfig, screen: Screen) -> Outcome:
@@ -185,32 +189,52 @@ def run_add(config: AddConfig, screen: Screen) -> Outcome:
         raise ConfigError(
             f"there is no library at {config.library}; give --base (such as {DEFAULT_BASE}) to make one there."
         )
+    base, library = _base_and_library(config)
+    expert = _incoming(config, base, library)
     if config.dry_run:
-        name = config.name or config.folder.resolve().name
-        screen.say(f"would add {config.folder} to {config.library} as {name}")
-        return Outcome({"would_add": name, "library": str(config.library)})
-    card = _writable(config).add(config.folder, config.name or None, trust_base=config.trust_base)
+        screen.say(f"would add {config.folder} to {config.library} as {expert.name}")
+        return Outcome({"would_add": expert.name, "library": str(config.library)})
+    if library is None:
+        library = Library(config.library, base=base, base_reference=kept_reference(config.base))
+    card = library.add(expert, trust_base=True)  # A warning was given when it came in.
     screen.say(f"added {card.name} ({card.kind}, {card.trained_parameters:,} parameters) to {config.library}")
     return Outcome({"added": card.name, "card": dataclasses.asdict(card), "library": str(config.library)})
 
 
-def _writable(config: AddConfig) -> Library:
-    """Return the library to add to; a new one, and an adapter from elsewhere, need the base itself."""
+def _base_and_library(config: AddConfig) -> tuple[Base | None, Library | None]:
+    """Return the base, where it is needed, and the library to add to, None where one is yet to be made.
+
+    A new library, one that does not know its base's layers, and an adapter from elsewhere need the base itself.
+    """
     if not is_library(str(config.library)):
-        return Library(
-            config.library, base=open_base(config.base, config.common), base_reference=kept_reference(config.base)
-        )
+        check_place(config.library.expanduser())
+        return open_base(config.base, config.common), None
     library = Library(config.library)
-    if not config.base and not is_peft_folder(config.folder):
-        return library
-    return Library(config.library, base=open_base(config.base or library.base_reference, config.common))
+    if not config.base and library.sites is not None and not is_peft_folder(config.folder):
+        return None, library
+    reference = config.base or library.base_reference
+    if not reference:
+        raise ConfigError(f"{config.library} does not say where its base is; give --base, to compare shapes with it.")
+    base = open_base(reference, config.common)
+    return base, Library(config.library, base=base)
+
+
+def _incoming(config: AddConfig, base: Base | None, library: Library | None) -> Expert:
+    """Return the expert, checked as `Library.add` would; nothing is made or changed."""
+    name = config.name or None
+    if library is not None:
+        return library.incoming(config.folder, name, trust_base=config.trust_base)
+    assert base is not None, "a new library has its base"
+    fingerprint, sites = base.fingerprint, base.linear_sites()
+    return received(config.folder, name, base=base, fingerprint=fingerprint, sites=sites, trust_base=config.trust_base)
 
 
 def run_remove(config: RemoveConfig, screen: Screen) -> Outcome:
     """Return who went, who stays of those made from it, and where traces remain."""
     library = Library(config.library)
     if config.dry_run:
-        plan = library.removal(config.name, cascade=config.cascade, keep_descendants=not config.cascade)
+        keep = config.keep_descendants or not config.cascade
+        plan = library.removal(config.name, cascade=config.cascade, keep_descendants=keep)
         made = [*plan.kept, *(each for each in plan.removed if each != config.name)]
         ending = f"; made from {config.name}: {', '.join(made)}" if made else ""
         screen.say(f"would remove {', '.join(plan.removed)}{ending}")
@@ -225,14 +249,19 @@ def run_remove(config: RemoveConfig, screen: Screen) -> Outcome:
 
 def run_verify(config: VerifyConfig, screen: Screen) -> Outcome:
     """Return what is wrong with each name; nothing for a sound library."""
-    library = Library(config.library)
+    base = open_base(config.base, config.common) if config.base else None
+    library = Library(config.library, base=base, read_only=True)
     problems = library.verify()
+    compared = library.sites is not None
     rows: list[dict[str, Any]] = [{"name": name, "problems": found} for name, found in sorted(problems.items())]
     for row in rows:
         for problem in row["problems"]:
             screen.say(f"{row['name']}: {problem}")
     screen.say(f"{len(library)} experts checked, {len(rows)} with problems")
-    return Outcome({"checked": len(library), "problems": problems}, rows, code=1 if rows else 0)
+    if not compared:
+        screen.say("shapes were not compared: the library has not noted its base's layers; give --base to compare them")
+    value = {"checked": len(library), "shapes_compared": compared, "problems": problems}
+    return Outcome(value, rows, code=1 if rows else 0)
 
 
 LIBRARY = Group(

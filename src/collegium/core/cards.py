@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -95,9 +96,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def json_object(text: str, *, where: str) -> dict[str, Any]:
-    """Return the object that JSON text holds; raises CorruptExpert for anything else, NaN and infinity included."""
+    """Return the object that JSON text holds.
+
+    Raises CorruptExpert for anything else, and for what could not be kept: a number that is not finite or takes more
+    than 64 bits, and half a surrogate pair, which is no character.
+    """
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_whole)
+        (json.dumps(value, ensure_ascii=False) if "\\u" in text else text).encode()
     except (ValueError, RecursionError) as error:
         raise CorruptExpert(f"{where} is not JSON ({error}).") from error
     if not isinstance(value, dict):
@@ -134,6 +140,20 @@ def expert_card_from_json(text: str, *, where: str) -> ExpertCard:
 
 def _refuse_constant(constant: str) -> Any:  # noqa: ANN401 - never returns
     raise ValueError(f"{constant} is not a JSON number")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"{digits} is larger than any number kept")
+    return value
+
+
+def _whole(digits: str) -> int:
+    value = int(digits)
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"{digits} takes more than 64 bits")
+    return value
 
 
 def _texts(value: object) -> bool:

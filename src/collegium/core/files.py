@@ -161,6 +161,9 @@ def exclusive(path: Path, *, timeout_seconds: float = 120.0) -> Iterator[None]:
 def sweep(parent: Path, *, prefix: str = STAGING_PREFIX) -> None:
     """Delete what writers that died left in a folder; what is still being written, or another user's, stays."""
     for path in parent.glob(f"{glob.escape(prefix)}*"):
+        if path.is_symlink():  # A writer's own name is never one.
+            discard(path)
+            continue
         try:
             descriptor = os.open(path, os.O_RDONLY)
         except (FileNotFoundError, PermissionError):
@@ -173,8 +176,8 @@ def sweep(parent: Path, *, prefix: str = STAGING_PREFIX) -> None:
 
 
 def discard(path: Path) -> None:
-    """Delete a file or folder that no reader looks at; what cannot be deleted is left to the next sweep."""
-    if path.is_dir():
+    """Delete a file, link or folder that no reader looks at; what cannot be deleted is left to the next sweep."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)

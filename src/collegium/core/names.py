@@ -8,6 +8,10 @@ from collegium.core.routing import BASE
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
+FITTED_ROUTERS = ("classifier", "cluster", "cached_prior")
+"""The names that routers fitted on texts are kept under: one name, one thing."""
+
+
 def is_name(name: str) -> bool:
     """Return whether this may name something in a library.
 
@@ -20,6 +24,8 @@ def is_name(name: str) -> bool:
 def check_name(name: str, *, what: str = "expert") -> str:
     """Return the name; raises NameTaken when it is reserved, empty, too long or has path parts.
 
+    what: what is to be named; a fitted router's own name is for nothing but a `router`.
+
     >>> check_name("law")
     'law'
     """
@@ -27,7 +33,9 @@ def check_name(name: str, *, what: str = "expert") -> str:
         raise NameTaken(f"{BASE!r} is the base model's own name; give the {what} another one.")
     if not isinstance(name, str) or not NAME_PATTERN.fullmatch(name):
         raise NameTaken(
-            f"the {what}'s name has 1 to 64 letters, digits, dots, dashes or underscores and starts with a letter or "
-            f"digit, got {name!r}. Names never have path parts."
+            f"the name of every {what} has 1 to 64 letters, digits, dots, dashes or underscores and starts with a "
+            f"letter or digit, got {name!r}. Names never have path parts."
         )
+    if name in FITTED_ROUTERS and what != "router":
+        raise NameTaken(f"{name!r} is the name of a router that is fitted on texts; give the {what} another one.")
     return name

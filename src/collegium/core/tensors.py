@@ -11,6 +11,8 @@ from torch import Tensor
 from collegium.core.errors import CorruptExpert
 
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz"})
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+"""The kinds of numbers that weights may be kept as."""
 _PICKLE_STARTS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
 
 
@@ -50,8 +52,13 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def check_finite(tensors: Mapping[str, Tensor], *, where: str) -> None:
-    """Raise CorruptExpert, naming the first tensor that holds NaN or infinity."""
+    """Raise CorruptExpert, naming the first tensor that holds NaN or infinity, or numbers of fewer than 16 bits."""
     for name, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.dtype not in FLOATS:
+            raise CorruptExpert(
+                f"{where}: tensor {name!r} holds {tensor.dtype}; weights are read as {', '.join(map(str, FLOATS))}. "
+                "Save it in one of these."
+            )
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise CorruptExpert(f"{where}: tensor {name!r} holds NaN or infinity; train the expert again.")
 

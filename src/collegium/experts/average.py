@@ -10,9 +10,10 @@ from torch import Tensor
 from collegium.core.cards import ExpertCard, content_hash
 from collegium.core.errors import IncompatibleExpert, RoutingError
 from collegium.experts.payloads import Expert, WholePayload
-from collegium.experts.whole import open_whole, quiet_transformers
+from collegium.experts.whole import open_whole
 from collegium.models import Base
 from collegium.models.fingerprint import hash_config
+from collegium.models.quiet import quiet_transformers
 
 
 def average_whole(models: Sequence[Base], weights: Sequence[float], *, name: str) -> Base:

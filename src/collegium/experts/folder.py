@@ -7,7 +7,7 @@ from pathlib import Path
 from collegium.core.cards import ExpertCard, Fingerprint, expert_card_from_json, to_json
 from collegium.core.errors import CorruptExpert, IncompatibleExpert
 from collegium.core.files import STAGING_PREFIX, file_hash, write_new
-from collegium.core.names import check_name
+from collegium.core.names import check_name, is_name
 from collegium.core.tensors import PICKLE_SUFFIXES, check_finite
 from collegium.experts import lora_files, whole
 from collegium.experts.lora_files import CONFIG_FILE, Sites, check_sites, read_lora, write_lora
@@ -38,13 +38,18 @@ def write_payload(payload: LoraPayload | WholePayload, folder: Path) -> dict[str
 
 
 def save_expert(expert: Expert, folder: Path) -> ExpertCard:
-    """Write an expert into an empty folder and return its card, completed with the payload's checksums."""
+    """Write an expert into an empty folder and return its card, completed with the payload's checksums.
+
+    Raises CorruptExpert for a card that could not be read again.
+    """
     check_name(expert.name)
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise CorruptExpert(f"{folder} is not empty; an expert gets a folder of its own.")
     card = dataclasses.replace(expert.card, payload=write_payload(expert.payload, folder))
-    write_new(folder / CARD_FILE, to_json(card).encode())
+    text = to_json(card)
+    expert_card_from_json(text, where=f"expert {expert.name!r}")
+    write_new(folder / CARD_FILE, text.encode())
     return card
 
 
@@ -56,7 +61,8 @@ def read_card(folder: Path) -> ExpertCard:
         raise CorruptExpert(f"{folder} has no {CARD_FILE}, so it holds no expert.") from error
     except UnicodeDecodeError as error:
         raise CorruptExpert(f"{folder}: {CARD_FILE} is not UTF-8 text ({error}).") from error
-    check_name(card.name)
+    if not is_name(card.name):
+        raise CorruptExpert(f"{folder}: the card names the expert {card.name!r}, which is no name: it leads elsewhere.")
     return card
 
 

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from collegium.core.cards import ExpertCard, content_hash, read_json
-from collegium.core.names import check_name
+from collegium.core.errors import NameTaken
+from collegium.core.names import check_name, is_name
 from collegium.experts.folder import refuse_pickles
 from collegium.experts.lora_files import CONFIG_FILE, read_lora
 from collegium.experts.payloads import Expert, lora_payload
@@ -19,7 +20,7 @@ def read_peft(folder: Path, base: Base, *, name: str | None = None) -> Expert:
 
     Raises IncompatibleExpert, naming the field, for what Collegium does not compute; CorruptExpert for damage.
     """
-    name = check_name(name or folder.resolve().name)
+    name = check_name(_own_name(folder) if name is None else name)
     refuse_pickles(folder)
     payload = lora_payload(base, read_lora(folder, sites=base.linear_sites()).adapter)
     recipe = {"method": "peft", "adapter_config": read_json(folder / CONFIG_FILE)}
@@ -32,3 +33,13 @@ def read_peft(folder: Path, base: Base, *, name: str | None = None) -> Expert:
         warnings=(UNVERIFIED,),
     )
     return Expert(card, payload)
+
+
+def _own_name(folder: Path) -> str:
+    name = folder.resolve().name
+    if not is_name(name):
+        raise NameTaken(
+            f"the folder's name, {name!r}, cannot be an expert's (letters, digits, dots, dashes and underscores); give "
+            "it one: name=..., or --as NAME."
+        )
+    return name

@@ -3,7 +3,7 @@
 import errno
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,29 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from collegium.core.cards import Fingerprint, read_json
-from collegium.core.errors import CorruptExpert, IncompatibleExpert
+from collegium.core.errors import CorruptExpert, IncompatibleExpert, ResourceError
 from collegium.core.tensors import check_finite, read_shapes
 from collegium.experts.payloads import Expert, WholePayload
-from collegium.models import Base
+from collegium.models import Base, memory_errors
 from collegium.models.fingerprint import hash_config
+from collegium.models.quiet import quiet_transformers
 
 CONFIG_FILE = "config.json"
 TENSOR_FILE = "model.safetensors"
+
+_RUNS_CODE = frozenset(
+    {
+        "auto_map",
+        "quantization_config",
+        "attn_implementation",
+        "_attn_implementation",
+        "_attn_implementation_internal",
+        "experts_implementation",
+        "_experts_implementation",
+        "_experts_implementation_internal",
+    }
+)
+"""Fields of config.json that lead transformers to code beside its own: a model's, a quantiser's, a hub kernel's."""
 
 
 def write_whole(payload: WholePayload, folder: Path) -> None:
@@ -35,15 +50,16 @@ def write_whole(payload: WholePayload, folder: Path) -> None:
             if path.name not in (CONFIG_FILE, TENSOR_FILE):
                 path.unlink()
     check_whole(folder)
-    load_model(folder, dtype=torch.float32)
+    load_model(folder, dtype=torch.float32, named=payload.model if isinstance(payload.model, Path) else "the new model")
 
 
 def check_whole(folder: Path) -> None:
     """Raise CorruptExpert when a whole model's files are missing, truncated, not finite, or ask to run code."""
-    config = read_json(folder / CONFIG_FILE)
-    if config.get("auto_map"):
+    asked = sorted(_RUNS_CODE & _fields(read_json(folder / CONFIG_FILE)))
+    if asked:
         raise CorruptExpert(
-            f"{folder}: config.json asks to run code (auto_map); only transformers' own models are read."
+            f"{folder}: config.json asks to run code ({', '.join(asked)}); only transformers' own models are read, "
+            "with its own attention and plain weights. Take these fields out, or save the model without quantisation."
         )
     read_shapes(folder / TENSOR_FILE)
     with safe_open(folder / TENSOR_FILE, framework="pt") as file:
@@ -51,27 +67,36 @@ def check_whole(folder: Path) -> None:
             check_finite({name: file.get_tensor(name)}, where=str(folder))
 
 
-def load_model(folder: Path, *, dtype: torch.dtype) -> Any:  # noqa: ANN401 - a transformers model
-    """Return the transformers model in a folder; raises CorruptExpert when weights are missing, odd, or misshapen."""
+def load_model(folder: Path, *, dtype: torch.dtype, named: Path | str = "") -> Any:  # noqa: ANN401 - a transformers model
+    """Return the transformers model in a folder.
+
+    named: what messages call it; default = the folder.
+
+    Raises CorruptExpert when weights are missing, odd or misshapen, ResourceError when memory does not suffice.
+    """
     from transformers import AutoModelForCausalLM
 
+    named = named or folder
     try:
-        with quiet_transformers():
+        with quiet_transformers(), memory_errors("the number of whole models"):
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=True,
+                attn_implementation=None,
                 dtype=dtype,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
             )
-    except (ValueError, KeyError, OSError, RuntimeError) as error:
-        raise CorruptExpert(f"{folder} holds no causal language model that transformers can open: {error}") from error
+    except ResourceError:
+        raise
+    except Exception as error:
+        raise CorruptExpert(f"{named} holds no causal language model that transformers can open: {error!r}") from error
     model, report = loaded
     problems = {what: sorted(map(str, names)) for what, names in report.items() if names}
     if problems:
-        raise CorruptExpert(f"{folder}: the weights are not those that config.json describes: {problems}.")
+        raise CorruptExpert(f"{named}: the weights are not those that config.json describes: {problems}.")
     return model
 
 
@@ -111,17 +136,15 @@ def _disk_errors_of_safetensors() -> Iterator[None]:
         raise OSError(int(found[1]) if found else errno.EIO, str(error)) from error
 
 
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' progress bars and load reports off the screen; what is wrong is raised instead."""
-    from transformers.utils import logging
-
-    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
+def _fields(config: Mapping[str, Any]) -> set[str]:
+    """Return the names of all fields that say something, at any depth."""
+    found: set[str] = set()
+    waiting: list[Any] = [config]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            found |= {name for name, each in value.items() if each}
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+    return found

@@ -1,9 +1,10 @@
 """The library: keep, find and verify experts; concurrent, atomic, and exact when one is removed."""
 
+from collegium.library.incoming import UnverifiedBase, received
 from collegium.library.index import Row
-from collegium.library.library import Library, Shown, UnverifiedBase
+from collegium.library.library import Library, Shown
 from collegium.library.lineage import Lineage
-from collegium.library.manifest import Defaults
+from collegium.library.manifest import Defaults, check_place
 from collegium.library.removal import Removal
 
-__all__ = ["Defaults", "Library", "Lineage", "Removal", "Row", "Shown", "UnverifiedBase"]
+__all__ = ["Defaults", "Library", "Lineage", "Removal", "Row", "Shown", "UnverifiedBase", "check_place", "received"]

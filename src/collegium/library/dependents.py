@@ -45,8 +45,11 @@ def plan_removal(library: "Library", name: str, *, cascade: bool, keep_descendan
 
 
 def _members(library: "Library", model: str) -> tuple[str, ...]:
-    members = library.load_model(model).get("members", ())
-    return tuple(each for each in members if isinstance(each, str) and each in library)
+    try:
+        members = library.load_model(model).get("members", ())
+    except LibraryError:
+        return ()  # `verify` tells; a damaged model must neither stay for ever nor keep others from being removed.
+    return tuple(each for each in members if each in library)
 
 
 def _made_from(library: "Library", going: set[str], models: dict[str, tuple[str, ...]]) -> set[str]:

@@ -68,13 +68,12 @@ class Index:
             return self._rows
         known = self._load() if self._rows is None else self._rows
         stamps = _stamps(self._folder)
-        changed = [name for name, stamp in stamps.items() if name not in known or known[name].stamp != stamp]
+        changed = [name for name, stamp in stamps.items() if not _is_current(known.get(name), stamp)]
         gone = [name for name in known if name not in stamps]
         fresh = {name: _read_row(self._folder / name, stamps[name]) for name in changed}
         self._rows = {name: fresh.get(name) or known[name] for name in stamps}
-        if self._writable and (changed or gone):
-            self._store(fresh.values(), gone)
-        self._seen = seen
+        self._store(fresh.values(), gone)
+        self._seen = None if any(row.problem for row in fresh.values()) else seen
         return self._rows
 
     def row(self, name: str) -> Row | None:
@@ -85,18 +84,18 @@ class Index:
             self._rows = self._load()
         stamp = _stamp(str(self._folder / name))
         known = self._rows.get(name)
-        if known is None or known.stamp != stamp:
+        if known is None or not _is_current(known, stamp):
             known = _read_row(self._folder / name, stamp)
             self._rows, self._seen = {**self._rows, name: known}, None
-            if self._writable:
-                self._store([known], [])
+            self._store([known], [])
         return known
 
     def rebuild(self) -> Mapping[str, Row]:
         """Forget everything and read every card again."""
         self._rows, self._seen = {}, None
         if self._writable:
-            self._path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self._path.unlink(missing_ok=True)
         return self.rows()
 
     def _load(self) -> dict[str, Row]:
@@ -113,7 +112,10 @@ class Index:
             return {}
 
     def _store(self, rows: Iterable[Row], gone: Iterable[str]) -> None:
-        rows, gone = list(rows), list(gone)
+        """Write what can be trusted later: a problem may pass, so it is looked into again at each look."""
+        rows, gone = [row for row in rows if not row.problem], list(gone)
+        if not self._writable or not (rows or gone):
+            return
         try:
             self._update(rows, gone)
         except sqlite3.OperationalError:
@@ -121,7 +123,7 @@ class Index:
         except (sqlite3.DatabaseError, OSError):
             with contextlib.suppress(OSError, sqlite3.Error):
                 self._path.unlink(missing_ok=True)
-                self._update(list((self._rows or {}).values()), [])
+                self._update([row for row in (self._rows or {}).values() if not row.problem], [])
 
     def _update(self, rows: list[Row], gone: list[str]) -> None:
         with contextlib.closing(sqlite3.connect(self._path, timeout=WAIT_SECONDS)) as database, database:
@@ -136,6 +138,11 @@ class Index:
 
 
 _COLUMNS = ", ".join(Row._fields)
+
+
+def _is_current(row: Row | None, stamp: str) -> bool:
+    """Whether a row needs no new look at its card."""
+    return row is not None and row.stamp == stamp and not row.problem
 
 
 def _glance(folder: Path) -> object:

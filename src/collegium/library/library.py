@@ -2,7 +2,6 @@
 
 import copy
 import os
-import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from torch import Tensor
 from collegium.core.cards import ExpertCard, Fingerprint, to_json
 from collegium.core.errors import CorruptExpert, LibraryError, NameTaken, ResourceError, UnknownName
 from collegium.core.files import (
-    STAGING_PREFIX,
     disk_errors,
     exclusive,
     publish,
@@ -28,21 +26,25 @@ from collegium.core.names import check_name
 from collegium.core.protocols import RouterChange
 from collegium.core.tables import nearest
 from collegium.core.tensors import tensor_bytes
-from collegium.experts import Expert, check_expert, load_expert, read_card, save_expert
+from collegium.experts import Expert, load_expert, read_card, save_expert
 from collegium.library import shelves
 from collegium.library.incoming import received
 from collegium.library.index import Index, Row
 from collegium.library.lineage import Lineage, descendants, lineage
-from collegium.library.manifest import MANIFEST_FILE, Defaults, Manifest, read_manifest, write_manifest
+from collegium.library.manifest import (
+    LOCK_FILE,
+    MANIFEST_FILE,
+    Defaults,
+    Manifest,
+    check_place,
+    read_manifest,
+    write_manifest,
+)
 from collegium.library.removal import Removal, mend, pending, remove_entries
+from collegium.library.sites import Sites, read_sites, sites_key, sites_tensors
 from collegium.models import Base
 
-LOCK_FILE = ".lock"
 _KEPT_OPEN = 256
-
-
-class UnverifiedBase(UserWarning):
-    """An expert came without the fingerprint of its base; its names and shapes fit."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Library:
         read_only: bool = False,
     ) -> None:
         """Open the library, or create it when there is none and the base is known."""
-        self.path = Path(path).absolute()
+        self.path = Path(path).expanduser().absolute()
         self.read_only = read_only
         self.base = base if isinstance(base, Base) else None
         fingerprint = base.fingerprint if isinstance(base, Base) else base
@@ -95,6 +97,7 @@ class Library:
         self._only: frozenset[str] | None = None
         self._index = Index(self.path, writable=not read_only)
         self._opened: dict[str, tuple[str, Expert]] = {}
+        self._sites = None if self.base is None else self.base.linear_sites()
 
     # -- what there is ------------------------------------------------------------------------------------------
 
@@ -107,6 +110,13 @@ class Library:
     def base_reference(self) -> str:
         """What `load_base` takes for this base, empty when it was never said."""
         return read_manifest(self.path).base_reference
+
+    @property
+    def sites(self) -> Sites | None:
+        """The base's linear layers: path -> (inputs, outputs); None when neither the base nor they are at hand."""
+        if self._sites is None:
+            self._sites = read_sites(self.path, self.base_fingerprint)
+        return self._sites
 
     @property
     def defaults(self) -> Defaults:
@@ -142,7 +152,7 @@ class Library:
         stamp = self._row(name).stamp
         kept = self._opened.get(name)
         if kept is None or kept[0] != stamp:
-            expert = load_expert(self._folder(name), base=self.base_fingerprint, sites=self._sites())
+            expert = load_expert(self._folder(name), base=self.base_fingerprint, sites=self.sites)
             if expert.name != name:
                 raise CorruptExpert(f"{self._folder(name)}: the card names another expert, {expert.name!r}.")
             while len(self._opened) >= _KEPT_OPEN:
@@ -218,18 +228,8 @@ class Library:
 
         Raises NameTaken, IncompatibleExpert, CorruptExpert, or ResourceError when the disk is full.
         """
-        self._check_writable(experts=True)
-        fingerprint, sites = self.base_fingerprint, self._sites()
-        expert = received(expert, name, base=self.base, fingerprint=fingerprint, sites=sites)
-        check_expert(expert, base=fingerprint, sites=sites)
-        self._check_free(expert.name)
-        if expert.card.base is None and not trust_base:
-            warnings.warn(
-                f"expert {expert.name!r} does not say which base it was made for; its names and shapes fit. "
-                "Pass trust_base=True (--trust-base) when you know it.",
-                UnverifiedBase,
-                stacklevel=2,
-            )
+        expert = self.incoming(expert, name, trust_base=trust_base)
+        self._keep_sites()
         target = self._folder(expert.name)
         with disk_errors(target), staging_folder(self.path) as aside:
             card = save_expert(expert, aside)
@@ -242,6 +242,14 @@ class Library:
                 publish(aside, target)
         self._index.row(expert.name)
         return card
+
+    def incoming(self, expert: Expert | str | Path, name: str | None = None, *, trust_base: bool = False) -> Expert:
+        """Return the expert as `add` would keep it, and raise what it would raise; nothing is touched."""
+        self._check_writable(experts=True)
+        fingerprint, sites = self.base_fingerprint, self.sites
+        found = received(expert, name, base=self.base, fingerprint=fingerprint, sites=sites, trust_base=trust_base)
+        self._check_free(found.name)
+        return found
 
     def remove(self, name: str, *, cascade: bool = False, keep_descendants: bool = False) -> Removal:
         """Remove an expert, a router, or a model with the members made for it; return what went and what stays.
@@ -343,15 +351,14 @@ class Library:
                 f"there is no library at {self.path}. Check the path, or make one: `collegium train` and `collegium "
                 "build` do, and in Python Library(path, base=base)."
             )
+        check_place(self.path)
         with disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             with exclusive(self.path / LOCK_FILE):
                 mend(self.path)
-                present = sorted(path.name for path in self.path.iterdir() if path.name != LOCK_FILE)
-                if MANIFEST_FILE in present:
+                check_place(self.path)
+                if (self.path / MANIFEST_FILE).is_file():
                     return  # Another process was first.
-                if any(not name.startswith(STAGING_PREFIX) for name in present):
-                    raise LibraryError(f"{self.path} holds {present[:5]}, but no {MANIFEST_FILE}: it is no library.")
                 write_manifest(self.path, Manifest(base, reference))
 
     @contextmanager
@@ -392,8 +399,11 @@ class Library:
     def _folder(self, name: str) -> Path:
         return self.path / "experts" / name
 
-    def _sites(self) -> Mapping[str, tuple[int, int]] | None:
-        return None if self.base is None else self.base.linear_sites()
+    def _keep_sites(self) -> None:
+        """Note the base's layers, so that the next expert is compared with them where the base is not at hand."""
+        fingerprint = self.base_fingerprint
+        if self._sites is not None and read_sites(self.path, fingerprint) is None:
+            self.keep_derived(sites_key(fingerprint), sites_tensors(self._sites))
 
     def _shelf(self, shelf: str, *, suffix: str = "") -> tuple[str, ...]:
         leaving = pending(self.path)

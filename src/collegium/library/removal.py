@@ -32,12 +32,8 @@ class Removal:
 def pending(root: Path) -> frozenset[str]:
     """Return the entries (`experts/NAME`, ...) whose removal is decided but not yet carried out."""
     try:
-        text = (root / JOURNAL_FILE).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return frozenset()
-    try:
-        entries = json.loads(text)
-    except ValueError:
+        entries = json.loads((root / JOURNAL_FILE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError, RecursionError):  # A text that is not UTF-8 is a ValueError, too.
         return frozenset()
     if not isinstance(entries, list):
         return frozenset()

@@ -111,9 +111,16 @@ def read_model(root: Path, name: str) -> dict[str, Any]:
         known = folder_names(root / "models", suffix=".json")
         raise UnknownName(f"the library has no model {name!r}. {nearest(name, known)}")
     try:
-        return read_json(path)
+        record = read_json(path)
     except CorruptExpert as error:
-        raise LibraryError(f"model {name!r} is damaged: {error}") from error
+        raise LibraryError(f"model {name!r} is damaged: {error} Make it again, or remove it.") from error
+    members = record.get("members", [])
+    if not isinstance(members, list) or not all(isinstance(each, str) for each in members):
+        raise LibraryError(
+            f"model {name!r} is damaged: its members must be a list of names, {path} holds {members!r}. Make it again, "
+            "or remove it."
+        )
+    return record
 
 
 def append_metrics(path: Path, record: Mapping[str, Any], *, staging: Path) -> None:
@@ -123,15 +130,21 @@ def append_metrics(path: Path, record: Mapping[str, Any], *, staging: Path) -> N
 
 
 def metrics_line(record: Mapping[str, Any]) -> str:
-    """Return a measurement as its line of a metrics file."""
-    return json.dumps(dict(record), sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    """Return a measurement as its line of a metrics file; raises CorruptExpert for one that could not be read again."""
+    line = json.dumps(dict(record), sort_keys=True, ensure_ascii=False, allow_nan=False)
+    json_object(line, where="the measurement")
+    return line + "\n"
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return the records in a metrics file, oldest first; raises CorruptExpert when a line is no JSON object."""
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        text = path.read_bytes().decode().removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise CorruptExpert(f"{path} is not UTF-8 text ({error}).") from error
+    lines = text.split("\n") if text else []
     return [json_object(line, where=f"{path}:{number}") for number, line in enumerate(lines, start=1)]
 
 

@@ -49,7 +49,7 @@ def _model_problems(library: "Library", name: str) -> list[str]:
 def _problems_of(check: Callable[[], object]) -> list[str]:
     try:
         check()
-    except (CollegiumError, OSError, UnicodeDecodeError) as error:
+    except (CollegiumError, OSError) as error:
         return [str(error)]
     return []
 

@@ -15,8 +15,6 @@ from collegium.library import Library
 from collegium.recipes.watch import Watch
 from collegium.routers import CachedSequences, fit_cached_prior, fit_classifier, fit_cluster
 
-FITTED = ("classifier", "cluster", "cached_prior")
-"""The routers that a library's texts are fitted for, by the names they lie under."""
 CACHED_SEQUENCES = 24
 """Held-out sequences behind a cached prior, shared by the domains; every newcomer is scored on them. The paper takes
 100, but at its alpha of 0.3 all those before the last 24 weigh 0.02 % together (0.7 to the 24th)."""

@@ -4,10 +4,11 @@ from collections.abc import Callable
 
 from collegium.compose import Cast, assemble
 from collegium.core.errors import RoutingError
+from collegium.core.names import FITTED_ROUTERS
 from collegium.data import Corpus, Domain
 from collegium.library import Library
 from collegium.models import Base
-from collegium.recipes.fit_routers import FIT_DOCUMENTS, FITTED, fit_routers, sequence_likelihoods
+from collegium.recipes.fit_routers import FIT_DOCUMENTS, fit_routers, sequence_likelihoods
 from collegium.recipes.watch import Watch
 from collegium.routers import (
     cached_sequences,
@@ -34,8 +35,8 @@ def route_all(base: Base, library: Library, corpus: Corpus, *, seed: int, watch:
     """
     experts = library.names(task="language")
     domains = [domain for domain in corpus if domain.name in experts]
-    absent = [router for router in FITTED if router not in library.router_names()] if len(domains) > 1 else []
-    lacks = {router: lacking(library, router) for router in FITTED}
+    absent = [router for router in FITTED_ROUTERS if router not in library.router_names()] if len(domains) > 1 else []
+    lacks = {router: lacking(library, router) for router in FITTED_ROUTERS}
     waiting = [domain for domain in domains if any(domain.name in names for names in lacks.values())]
     textless = [name for name in lacks["cached_prior"] if name not in corpus.names]
     if not (absent or waiting or textless):
@@ -71,7 +72,9 @@ def route_to(cast: Cast, library: Library, domain: Domain) -> list[str]:
         "cluster": lambda: grow_cluster(library, expert=domain.name, documents=train),
         "cached_prior": lambda: grow_prior(cast, library, domain.name),
     }
-    return [line for router in FITTED if domain.name in lacking(library, router) for line in _refusals(grow[router])]
+    return [
+        line for router in FITTED_ROUTERS if domain.name in lacking(library, router) for line in _refusals(grow[router])
+    ]
 
 
 def grow_prior(cast: Cast, library: Library, name: str) -> None:
@@ -104,7 +107,7 @@ def remove_expert(library: Library, name: str, *, cascade: bool = False, keep_de
 def _unroute(library: Library, name: str) -> list[str]:
     """Take an expert's rows out of the routers; return which of them learned from its texts in their first fit."""
     traces = []
-    for router in FITTED:
+    for router in FITTED_ROUTERS:
         if router not in library.router_names():
             continue
         _, card = library.load_router(router)

@@ -1,14 +1,23 @@
 """What every library must satisfy: closure under filtering, exact removal, and nothing lost."""
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from torch import Tensor
 
-from collegium.core.cards import ExpertCard
-from collegium.core.errors import CollegiumError, LibraryError, NameTaken, UnknownName
+from collegium.core.cards import ExpertCard, Fingerprint
+from collegium.core.errors import (
+    CollegiumError,
+    CorruptExpert,
+    IncompatibleExpert,
+    LibraryError,
+    NameTaken,
+    UnknownName,
+)
 from collegium.experts import Expert, LoraPayload, parents_of
 from collegium.testing.expert_format import lora_tensors
 
@@ -47,6 +56,22 @@ class LibraryLike(Protocol):
         """Remove an expert."""
         ...
 
+    def measure(self, name: str, record: Mapping[str, Any]) -> None:
+        """Append a measurement to an expert's."""
+        ...
+
+    def metrics(self, name: str) -> list[dict[str, Any]]:
+        """Return an expert's measurements, oldest first."""
+        ...
+
+    def save_router(self, name: str, tensors: Mapping[str, Tensor], card: Mapping[str, Any]) -> None:
+        """Keep a fitted router."""
+        ...
+
+    def load_router(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return a fitted router's tensors and card."""
+        ...
+
     def filter(self, names: Collection[str]) -> "LibraryLike":
         """Return a part, again a library."""
         ...
@@ -67,15 +92,20 @@ def check_library(open_library: Open, experts: tuple[Expert, Expert, Expert]) ->
     """Return nothing when a library keeps its contract; raise AssertionError with what broke.
 
     The laws: what was added is there for everybody, to the bit, in order of name; a name is given once, and never has
-    path parts; adding and removing again leaves every other file as it was; a part of a library is a library; an
-    expert from which others came is not removed without a word about them; what is damaged is found by `verify`.
+    path parts; an expert of another base, and one that is not finite, is refused; names are asked for by task; adding
+    and removing again leaves every other file as it was, and routers and measurements say what they said; a part of a
+    library is a library; an expert from which others came is not removed without a word about them; what is damaged is
+    found by `verify`.
 
     experts: three LoRA experts of the library's base, with names of their own and no parents.
     """
     first, second, third = experts
     _check_add(open_library, first, second)
     _check_names(open_library, first, third)
+    _check_refused_experts(open_library, third)
+    _check_tasks(open_library, third)
     _check_exact_removal(open_library, third)
+    _check_kept(open_library, first, third)
     _check_filter(open_library, first, second)
     _check_lineage(open_library, first, third)
     _check_verify(open_library, first)
@@ -113,6 +143,48 @@ def _check_names(open_library: Open, first: Expert, third: Expert) -> None:
     assert not (library.path.parent / "x").exists(), "nothing is written outside of the library"
     _refused(lambda: library["nobody"], UnknownName, "an unknown name is refused")
     _refused(lambda: library.remove("nobody"), UnknownName, "an unknown name cannot be removed")
+
+
+def _check_refused_experts(open_library: Open, third: Expert) -> None:
+    library = open_library()
+    before = snapshot(library.path)
+    assert isinstance(third.payload, LoraPayload), "give LoRA experts"
+    other = replace(third.card, base=Fingerprint("0" * 64, "1" * 64, "2" * 64))
+    law = "an expert of another base is refused"
+    _refused(lambda: library.add(Expert(other, third.payload)), IncompatibleExpert, law)
+    for value in (math.nan, math.inf):
+        adapter = {path: replace(each, a=each.a * value) for path, each in third.payload.adapter.items()}
+        spoilt = Expert(third.card, replace(third.payload, adapter=adapter))
+        _refused(lambda spoilt=spoilt: library.add(spoilt), CorruptExpert, "an expert that is not finite is refused")
+    assert snapshot(library.path) == before, "an expert that was refused changes nothing"
+
+
+def _check_tasks(open_library: Open, third: Expert) -> None:
+    library = open_library()
+    speaking = library.names()
+    library.add(Expert(replace(third.card, name="judge", task="reward"), third.payload))
+    for other in (library, open_library()):
+        assert other.names("reward") == ("judge",), f"names are those of the task asked for: {other.names('reward')}"
+        assert other.names("language") == speaking, f"names are those of the task asked for: {other.names('language')}"
+        assert other.names() == tuple(sorted((*speaking, "judge"))), "asked for no task, names are those of all"
+    library.remove("judge")
+
+
+def _check_kept(open_library: Open, first: Expert, third: Expert) -> None:
+    library = open_library()
+    rows, card, records = torch.arange(6.0).view(2, 3), {"experts": [first.name]}, [{"loss": 1.5}, {"loss": 1.25}]
+    library.save_router("prior", {"rows": rows}, card)
+    library.measure(first.name, records[0])
+    library.measure(first.name, records[1])
+    library.add(third, "passing-guest")
+    library.measure("passing-guest", {"loss": 9.0})
+    library.remove("passing-guest")
+    for other in (library, open_library()):
+        tensors, found = other.load_router("prior")
+        same = tensors.keys() == {"rows"} and torch.equal(tensors["rows"], rows) and found == card
+        assert same, "a router says what it said before an expert came and went"
+        assert other.metrics(first.name) == records, "measurements are kept, oldest first, whoever came and went"
+    library.remove("prior")
 
 
 def _check_exact_removal(open_library: Open, third: Expert) -> None:
