@@ -177,6 +177,21 @@ def test_a_mapped_base_is_the_base_to_the_last_bit_and_its_weights_stay_in_the_f
     assert sum(each.anonymous for each in pages) == 0  # nothing was copied on write
 
 
+class TooLarge:
+    """A shared base that no worker has the memory to open."""
+
+    def open(self) -> None:
+        raise RuntimeError("std::bad_alloc")
+
+
+def test_a_worker_whose_memory_does_not_suffice_for_the_base_says_what_to_lower(pico, tmp_path, monkeypatch):
+    monkeypatch.setattr("collegium.experts.processes.share_base", lambda base, folder: TooLarge())
+    outcomes = fit_experts(pico, DOMAINS[:2], config=CONFIG, work=tmp_path, workers=2)
+    for outcome in outcomes:
+        assert isinstance(outcome.error, ResourceError)
+        assert "lower --batch" in str(outcome.error)
+
+
 @pytest.mark.parametrize("architecture", ["gpt2", "gpt_neox", "qwen3", "gemma3"])
 def test_bases_of_other_architectures_are_mapped_alike(architecture, tmp_path):
     from collegium.testing.pico import random_base

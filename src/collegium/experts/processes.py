@@ -23,9 +23,10 @@ import torch
 from collegium.core.errors import CollegiumError, ResourceError
 from collegium.core.files import disk_errors, staged_folder, staging_folder, sweep
 from collegium.experts.folder import load_expert, save_expert
+from collegium.experts.recipe import memory_flags
 from collegium.experts.shared_base import SharedBase, share_base
 from collegium.experts.workers import Outcome, Progress, Report, Task, perform, told
-from collegium.models import Base
+from collegium.models import Base, memory_errors
 
 _PATIENCE_SECONDS = 60.0
 """How long a worker may take to leave a checkpoint before it is killed."""
@@ -177,8 +178,9 @@ def serve(descriptor: int) -> None:
         torch.set_num_threads(task.config.threads or 1)
         while True:
             try:
-                base = base or shared.open()
-                done = Done(task.name, _made(base, task, pipe))
+                with memory_errors(memory_flags(task.config)):
+                    base = base or shared.open()
+                    done = Done(task.name, _made(base, task, pipe))
             except Exception as error:  # noqa: BLE001 - handed to the parent
                 done = Done(task.name, error=told(error))
             pipe.send(done)

@@ -11,7 +11,6 @@ import torch
 from tyro.conf import Suppress
 
 from collegium.core.cards import to_json
-from collegium.core.errors import ResourceError
 from collegium.models import Base
 from collegium.train import LoopConfig, check_rules
 
@@ -138,21 +137,9 @@ def using_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@contextlib.contextmanager
-def memory_errors(config: FitConfig) -> Iterator[None]:
-    """Turn exhausted memory into a ResourceError that says what to lower."""
-    try:
-        yield
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise _out_of_memory(config) from error
-    except RuntimeError as error:  # the processor's allocator raises nothing more precise
-        if "DefaultCPUAllocator" not in str(error):
-            raise
-        raise _out_of_memory(config) from error
-
-
-def _out_of_memory(config: FitConfig) -> ResourceError:
-    return ResourceError(
-        f"memory is exhausted at batch {config.batch} of windows of {config.window} tokens. Lower --batch (and raise "
-        "--accumulation by as much for the same result), --window, --workers, or --layers to top:K."
+def memory_flags(config: FitConfig) -> str:
+    """Return which flags to lower when memory is exhausted, as `memory_errors` says it."""
+    return (
+        f"--batch (now {config.batch}; raise --accumulation by as much for the same result), --window (now "
+        f"{config.window}), --workers, or --layers to top:K"
     )

@@ -25,9 +25,9 @@ from collegium.experts.average import average_whole, parents_of
 from collegium.experts.fit import Origin, Trained, checkpoints_in, finished_card, new_card, run_fit
 from collegium.experts.objective import Texts, text_objective
 from collegium.experts.payloads import Expert, WholePayload
-from collegium.experts.recipe import FitConfig, memory_errors, recipe_of, resolve, using_threads
+from collegium.experts.recipe import FitConfig, memory_flags, recipe_of, resolve, using_threads
 from collegium.experts.whole import open_whole
-from collegium.models import BASE_ROWS, Base
+from collegium.models import BASE_ROWS, Base, memory_errors
 from collegium.train import Logger
 
 
@@ -84,7 +84,7 @@ def fit_whole_documents(
     config, label = resolve(config, "whole"), label or name
     shares = branch_shares(parents, weights)
     recipe = {**recipe_of(config, "whole", base), "branch": shares}
-    with using_threads(config.threads or 1), memory_errors(config):
+    with using_threads(config.threads or 1), memory_errors(memory_flags(config)):
         model = branch(base, parents, shares, name=name)
         # Experts never change the base they come from: the branch holds copies of all weights.
         parameters = dict(model.model.requires_grad_(True).named_parameters())
