@@ -178,15 +178,17 @@ def test_a_mapped_base_is_the_base_to_the_last_bit_and_its_weights_stay_in_the_f
 
 
 class TooLarge:
-    """A shared base that no worker has the memory to open."""
+    """A model that no worker has the memory to open."""
 
-    def open(self) -> None:
+    @classmethod
+    def from_pretrained(cls, *arguments: object, **named: object) -> None:
         raise RuntimeError("std::bad_alloc")
 
 
 def test_a_worker_whose_memory_does_not_suffice_for_the_base_says_what_to_lower(pico, tmp_path, monkeypatch):
-    monkeypatch.setattr("collegium.experts.processes.share_base", lambda base, folder: TooLarge())
-    outcomes = fit_experts(pico, DOMAINS[:2], config=CONFIG, work=tmp_path, workers=2)
+    shared = dataclasses.replace(share_base(pico, tmp_path), model_class=TooLarge)
+    monkeypatch.setattr("collegium.experts.processes.share_base", lambda base, folder: shared)
+    outcomes = fit_experts(pico, DOMAINS[:2], config=CONFIG, work=tmp_path / "work", workers=2)
     for outcome in outcomes:
         assert isinstance(outcome.error, ResourceError)
         assert "lower --batch" in str(outcome.error)

@@ -101,5 +101,5 @@ def test_other_errors_pass(error):
 
 
 def test_what_was_told_already_is_told_as_it_was():
-    with pytest.raises(ResourceError, match="^out of memory: lower --rank$"), memory_errors("--batch"):
+    with pytest.raises(ResourceError, match=r"^out of memory: lower --rank$"), memory_errors("--batch"):
         raise ResourceError("out of memory: lower --rank")
