@@ -283,6 +283,12 @@ def test_exhausted_memory_says_what_to_lower(pico, monkeypatch):
     assert pico.attached == ()
 
 
+@pytest.mark.parametrize("odd", [{"learning_rate": 0.0}, {"learning_rate": float("inf")}, {"alpha": float("inf")}])
+def test_no_number_is_taken_for_another(odd):
+    with pytest.raises(ConfigError, match=f"{next(iter(odd))} is positive and finite, got"):
+        FitConfig(**odd)
+
+
 def test_all_wrong_settings_are_named_at_once():
     with pytest.raises(ConfigError, match=r"rank is at least 1, got 0; .*batch is at least 1, got -2"):
         FitConfig(rank=0, batch=-2)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,6 +17,9 @@ from collegium.train import LoopConfig, check_rules
 
 LEARNING_RATES = {"lora": 1e-3, "whole": 2e-4}
 """Peak learning rates where none is given."""
+
+LOW_RANK = ("rank", "alpha", "targets", "layers")
+"""Settings of low-rank experts alone."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +69,17 @@ class FitConfig:
         """Raise ConfigError with every setting out of its bounds."""
         rules = [
             ("rank", self.rank, self.rank >= 1, "is at least 1"),
-            ("alpha", self.alpha, self.alpha is None or self.alpha > 0, "is positive"),
+            ("alpha", self.alpha, self.alpha is None or 0 < self.alpha < math.inf, "is positive and finite"),
             ("steps", self.steps, self.steps >= 1, "is at least 1"),
             ("batch", self.batch, self.batch >= 1, "is at least 1"),
             ("window", self.window, self.window >= 2, "is at least 2"),
             ("accumulation", self.accumulation, self.accumulation >= 1, "is at least 1"),
-            ("learning_rate", self.learning_rate, (self.learning_rate or 1.0) > 0, "is positive"),
+            (
+                "learning_rate",
+                self.learning_rate,
+                self.learning_rate is None or 0 < self.learning_rate < math.inf,
+                "is positive and finite",
+            ),
             ("warmup", self.warmup, 0 <= self.warmup <= 1, "lies in [0, 1]"),
             ("weight_decay", self.weight_decay, self.weight_decay >= 0, "is not negative"),
             ("clip", self.clip, self.clip > 0, "is positive"),
@@ -90,22 +99,29 @@ class FitConfig:
 def resolve(config: FitConfig, kind: Literal["lora", "whole"]) -> FitConfig:
     """Return the settings with every None that stands for a number replaced by it.
 
+    Raises ConfigError for settings of low-rank experts that a whole model would not heed.
+
     >>> resolve(FitConfig(rank=8), "lora").alpha
     16.0
     """
-    return dataclasses.replace(
-        config,
-        alpha=2.0 * config.rank if config.alpha is None else config.alpha,
-        learning_rate=config.learning_rate or LEARNING_RATES[kind],
-        threads=config.threads or torch.get_num_threads(),
-    )
+    rate = LEARNING_RATES[kind] if config.learning_rate is None else config.learning_rate
+    config = dataclasses.replace(config, learning_rate=rate, threads=config.threads or torch.get_num_threads())
+    if kind == "lora":
+        return dataclasses.replace(config, alpha=2.0 * config.rank if config.alpha is None else config.alpha)
+    plain = FitConfig()
+    rules = [
+        (name, getattr(config, name), getattr(config, name) == getattr(plain, name), "is for low-rank experts alone")
+        for name in LOW_RANK
+    ]
+    check_rules(rules, what="settings of a whole model (--whole), all of whose weights are trained")
+    return config
 
 
 def loop_config(config: FitConfig) -> LoopConfig:
     """Return the fit loop's settings of a resolved recipe."""
     return LoopConfig(
         config.steps,
-        config.learning_rate or LEARNING_RATES["lora"],
+        LEARNING_RATES["lora"] if config.learning_rate is None else config.learning_rate,
         warmup_steps=round(config.warmup * config.steps),
         weight_decay=config.weight_decay,
         clip=config.clip,
@@ -119,7 +135,7 @@ def recipe_of(config: FitConfig, kind: Literal["lora", "whole"], base: Base) -> 
     """Return what the card says of the making: resolved settings, those of the loop, dtype and device; plain JSON."""
     settings = dataclasses.asdict(config)
     if kind == "whole":
-        for name in ("rank", "alpha", "targets", "layers"):
+        for name in LOW_RANK:
             del settings[name]
     loop = {name: value for name, value in dataclasses.asdict(loop_config(config)).items() if name not in settings}
     place = {"dtype": str(base.dtype).removeprefix("torch."), "device": base.device.type}
