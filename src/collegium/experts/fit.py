@@ -183,7 +183,7 @@ def _fit(
     check_name(name)
     config = resolve(config, "lora")
     recipe = recipe_of(config, "lora", base)
-    with using_threads(config.threads or 1), memory_errors(memory_flags(config)):
+    with using_threads(config.threads or 1), memory_errors(memory_flags(config, "lora")):
         weights = fresh_weights(base, config, label)
         base.attach(_SLOT, _adapter(weights, config))
         try:

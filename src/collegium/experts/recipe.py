@@ -153,9 +153,9 @@ def using_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def memory_flags(config: FitConfig) -> str:
+def memory_flags(config: FitConfig, kind: Literal["lora", "whole"]) -> str:
     """Return which flags to lower when memory is exhausted, as `memory_errors` says it."""
     return (
         f"--batch (now {config.batch}; raise --accumulation by as much for the same result), --window (now "
-        f"{config.window}), --workers, or --layers to top:K"
+        f"{config.window})" + (" or --workers" if kind == "whole" else ", --workers, or --layers to top:K")
     )

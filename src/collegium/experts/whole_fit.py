@@ -84,7 +84,7 @@ def fit_whole_documents(
     config, label = resolve(config, "whole"), label or name
     shares = branch_shares(parents, weights)
     recipe = {**recipe_of(config, "whole", base), "branch": shares}
-    with using_threads(config.threads or 1), memory_errors(memory_flags(config)):
+    with using_threads(config.threads or 1), memory_errors(memory_flags(config, "whole")):
         model = branch(base, parents, shares, name=name)
         # Experts never change the base they come from: the branch holds copies of all weights.
         parameters = dict(model.model.requires_grad_(True).named_parameters())

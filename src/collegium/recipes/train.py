@@ -76,9 +76,7 @@ def run(config: TrainConfig, *, watch: Watch) -> RunCard:
         raise ConfigError("--parents goes with --whole: a low-rank expert always starts from the base.")
     if config.workers < 1:
         raise ConfigError(f"--workers is at least 1, got {config.workers}.")
-    resolve(
-        config.fit, "whole" if config.whole else "lora"
-    )  # what does not go together is told before anything is read
+    resolve(config.fit, "whole" if config.whole else "lora")  # a wrong setting is told before anything is read
     corpus = chosen_domains(read_domains(config.data, columns=config.columns or None), config.domains)
     each = max(1, config.common.apply_threads() // config.workers)
     base = open_base(config.base, config.common)
