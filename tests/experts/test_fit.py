@@ -12,7 +12,7 @@ from collegium.data import Corpus, Document, Domain, Message
 from collegium.experts.fit import fit_documents, fit_domain, fit_expert, fit_union, fresh_weights
 from collegium.experts.objective import Objective, Texts, text_objective
 from collegium.experts.payloads import Expert, LoraPayload
-from collegium.experts.recipe import FitConfig, memory_errors, resolve
+from collegium.experts.recipe import FitConfig, resolve
 from collegium.models import Base, LoraWeights, RowPlan
 from collegium.train import MemoryLogger
 
@@ -273,22 +273,20 @@ def test_threads_are_given_back(pico):
     assert torch.get_num_threads() == before
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        MemoryError(),
-        torch.OutOfMemoryError("CUDA out of memory"),
-        RuntimeError("[enforce fail] DefaultCPUAllocator: x"),
-    ],
-)
-def test_exhausted_memory_says_what_to_lower(error):
-    with pytest.raises(ResourceError, match="Lower --batch"), memory_errors(CONFIG):
-        raise error
+def test_exhausted_memory_says_what_to_lower(pico, monkeypatch):
+    def exhausted(*arguments: object, **named: object) -> None:
+        raise RuntimeError("std::bad_alloc")
+
+    monkeypatch.setattr(pico, "token_nats", exhausted)
+    with pytest.raises(ResourceError, match=r"lower --batch \(now 2; .*--window.*--workers.*--layers"):
+        fit_expert(pico, LAW, config=CONFIG)
+    assert pico.attached == ()
 
 
-def test_other_errors_pass():
-    with pytest.raises(RuntimeError, match="shape"), memory_errors(CONFIG):
-        raise RuntimeError("shape")
+@pytest.mark.parametrize("odd", [{"learning_rate": 0.0}, {"learning_rate": float("inf")}, {"alpha": float("inf")}])
+def test_no_number_is_taken_for_another(odd):
+    with pytest.raises(ConfigError, match=f"{next(iter(odd))} is positive and finite, got"):
+        FitConfig(**odd)
 
 
 def test_all_wrong_settings_are_named_at_once():

@@ -1,6 +1,7 @@
 """Branch, train, merge with whole models."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from collegium.data import Document, Domain
 from collegium.experts import Expert, WholePayload, open_whole
 from collegium.experts.recipe import FitConfig
 from collegium.experts.whole_fit import branch, branch_shares, fit_whole
+from collegium.models import Base
+from collegium.testing.pico import pico_base
 
 CONFIG = FitConfig(steps=8, batch=2, window=32, evaluate_every=4, learning_rate=3e-3, dev_tokens=256)
 LAW = Domain("law", tuple(Document(text=f"Article {n}. The court finds for tenant {n}. " * 4) for n in range(9)))
@@ -23,6 +26,11 @@ def state(expert: Expert) -> dict[str, torch.Tensor]:
 
 def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def in_dtype(dtype: torch.dtype) -> Base:
+    base = pico_base()
+    return Base.from_model(base.model.to(dtype), base.tokenizer, name="pico", fingerprint=base.fingerprint)
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +80,49 @@ def test_one_parent_is_branched_from_to_the_bit_and_recorded(pico, experts):
     assert equal(state(again.expert), state(trained.expert))
 
 
-def test_resume_and_refusal_of_another_branch(pico, experts, tmp_path):
-    whole = fit_whole(pico, CODE, config=CONFIG, parents=experts, checkpoint=tmp_path)
-    again = fit_whole(pico, CODE, config=CONFIG, parents=experts, checkpoint=tmp_path)
-    assert equal(state(whole.expert), state(again.expert))
+class Interrupting:
+    """A logger that ends the fit after its sixth step, as Ctrl-C would."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        if step == 6 and "loss" in values:
+            raise KeyboardInterrupt
+
+    def close(self) -> None:
+        """Nothing is held back."""
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_steps_and_steps_more_equal_all_steps_at_once(experts, tmp_path, dtype):
+    base = in_dtype(dtype)
+    with pytest.raises(KeyboardInterrupt):
+        fit_whole(base, CODE, config=CONFIG, parents=experts, checkpoint=tmp_path, logger=Interrupting())
+    assert (tmp_path / "step-00000006").is_dir()
+    resumed = fit_whole(base, CODE, config=CONFIG, parents=experts, checkpoint=tmp_path)
+    straight = fit_whole(base, CODE, config=CONFIG, parents=experts)
+    assert resumed.history == straight.history
+    assert equal(state(resumed.expert), state(straight.expert))
+    assert {tensor.dtype for tensor in state(straight.expert).values()} == {torch.float32}
     with pytest.raises(ConfigError, match="another configuration"):
-        fit_whole(pico, CODE, config=CONFIG, parents=experts[:1], checkpoint=tmp_path)
+        fit_whole(base, CODE, config=CONFIG, parents=experts[:1], checkpoint=tmp_path)
+
+
+def test_a_base_in_bfloat16_gives_whole_models_in_float32_whose_norms_move():
+    base = in_dtype(torch.bfloat16)
+    slow = dataclasses.replace(CONFIG, learning_rate=2e-4)  # less than half a step of a bfloat16 near one
+    trained = fit_whole(base, LAW, config=slow).expert
+    norms = state(trained)["model.norm.weight"]
+    assert norms.dtype == torch.float32
+    assert (norms != base.model.state_dict()["model.norm.weight"].float()).all()
+    assert trained.card.recipe["dtype"] == "bfloat16"
+    assert base.dtype == torch.bfloat16
+
+
+def test_a_whole_model_in_memory_stays_in_float32_when_a_base_in_bfloat16_opens_it(experts):
+    before = {name: tensor.clone() for name, tensor in state(experts[0]).items()}
+    assert {tensor.dtype for tensor in before.values()} == {torch.float32}
+    assert open_whole(experts[0], in_dtype(torch.bfloat16)).dtype == torch.bfloat16
+    assert all(torch.equal(tensor, before[name]) for name, tensor in state(experts[0]).items())
+    assert state(experts[0])["model.norm.weight"].dtype == torch.float32
 
 
 def test_default_weights_are_even_and_all_alike():

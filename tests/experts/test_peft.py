@@ -224,6 +224,27 @@ def test_unknown_fields_at_their_default_are_fine(theirs):
     assert read_peft(folder, base).name == "theirs"
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("a_field_of_the_future", 0),
+        ("a_field_of_the_future", 0.0),
+        ("modules_to_save", ["lm_head"]),
+        ("fan_in_fan_out", "yes"),
+        ("lora_alpha", 10**400),
+        ("r", 10**400),
+        ("rank_pattern", {"q_proj": 10**400}),
+        ("alpha_pattern", {"q_proj": -(10**400)}),
+    ],
+    ids=range(8),
+)
+def test_values_that_mean_nothing_to_us_are_refused_by_their_field(theirs, field, value):
+    base, folder = theirs
+    edit(folder, **{field: value})
+    with pytest.raises(IncompatibleExpert, match=f"{field} = "):
+        read_peft(folder, base)
+
+
 def test_a_hostile_pattern_is_ended(theirs, monkeypatch):
     base, folder = theirs
     monkeypatch.setattr("collegium.experts.patterns.TIME_LIMIT_SECONDS", 0.5)

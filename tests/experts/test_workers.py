@@ -16,12 +16,12 @@ import torch
 
 from collegium.core.errors import ConfigError, DataError, LibraryError, NameTaken, ResourceError, TrainingError
 from collegium.data import Document, Domain
-from collegium.experts import Expert, LoraPayload
+from collegium.experts import Expert, LoraPayload, WholePayload, fit_whole, load_model
 from collegium.experts.fit import fit_expert
 from collegium.experts.processes import Processes
 from collegium.experts.recipe import FitConfig
 from collegium.experts.shared_base import share_base
-from collegium.experts.workers import Outcome, Progress, domain_task, fit_experts, run_tasks
+from collegium.experts.workers import Branch, Outcome, Progress, domain_task, fit_experts, run_tasks
 
 CONFIG = FitConfig(rank=4, steps=8, batch=2, window=32, evaluate_every=4, learning_rate=3e-3, dev_tokens=256, threads=1)
 TEXTS = {"law": "The court finds for tenant {n}. ", "code": "def f{n}(x): return {n}\n", "drama": "Enter Ghost {n}. "}
@@ -64,6 +64,14 @@ def test_alone_in_order_and_in_parallel_are_the_same_to_the_last_bit(pico, alone
     assert not list((tmp_path / "two").glob(".*"))
 
 
+def test_two_threads_each_give_the_same_alone_and_in_parallel(pico, tmp_path):
+    config = dataclasses.replace(CONFIG, threads=2, steps=4)
+    for outcome in fit_experts(pico, DOMAINS[:2], config=config, work=tmp_path, workers=2):
+        assert outcome.expert is not None
+        domain = next(each for each in DOMAINS if each.name == outcome.name)
+        assert equal(outcome.expert, fit_expert(pico, domain, config=config))
+
+
 def test_failures_are_reported_and_lose_nobody_else(pico, alone, tmp_path):
     mute = Domain("mute", tuple(Document(text=letter) for letter in "abc"))
     wild = dataclasses.replace(CONFIG, learning_rate=1e18, clip=1e9, warmup=0.0, steps=40)
@@ -99,6 +107,8 @@ def test_a_killed_worker_is_reported_the_others_go_on_and_a_second_call_mends_it
     assert len(killed) == 1
     assert isinstance(outcomes[0].error, ResourceError)
     assert "signal 9 (SIGKILL)" in str(outcomes[0].error)
+    assert "--workers 1 --threads 1" in str(outcomes[0].error)
+    assert f"go on from the checkpoints in {tmp_path / 'law' / 'checkpoints'}" in str(outcomes[0].error)
     assert [outcome.error for outcome in outcomes[1:]] == [None, None]
     assert list((tmp_path / "law" / "checkpoints").glob("step-*"))
     resumed: list[Progress] = []
@@ -110,18 +120,79 @@ def test_a_killed_worker_is_reported_the_others_go_on_and_a_second_call_mends_it
     assert min(each.step for each in resumed) > 4
 
 
+def test_a_worker_killed_before_its_first_checkpoint_speaks_of_none(pico, tmp_path):
+    config = dataclasses.replace(CONFIG, evaluate_every=100, steps=1000)
+
+    def kill_first(progress: Progress) -> None:
+        min(psutil.Process().children(), key=lambda child: child.create_time()).kill()
+
+    [outcome] = run_tasks(pico, [domain_task(DOMAINS[0], config, tmp_path)], executor=Processes(1), report=kill_first)
+    assert "SIGKILL" in str(outcome.error)
+    assert "checkpoints" not in str(outcome.error)
+
+
 def test_what_is_kept_leaves_no_checkpoints_and_what_cannot_be_kept_does(pico, tmp_path):
     kept: list[str] = []
 
-    def keep(outcome: Outcome) -> None:
+    def keep(outcome: Outcome) -> Expert:
         if outcome.name == "code":
             raise NameTaken("code exists already")
         kept.append(outcome.name)
+        assert outcome.expert is not None
+        return outcome.expert
 
     outcomes = fit_experts(pico, DOMAINS, config=CONFIG, work=tmp_path, keep=keep)
     assert kept == ["law", "drama"]
     assert isinstance(outcomes[1].error, LibraryError)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["code"]
+
+
+def test_what_others_left_in_a_tasks_folder_stays(pico, tmp_path):
+    (tmp_path / "law").mkdir()
+    (tmp_path / "law" / "my-text.txt").write_text("mine")
+    fit_experts(pico, DOMAINS[:1], config=CONFIG, work=tmp_path, keep=lambda outcome: outcome.expert)
+    assert [path.name for path in (tmp_path / "law").iterdir()] == ["my-text.txt"]
+
+
+def test_an_error_of_ours_while_keeping_loses_nobody_else(pico, tmp_path):
+    def keep(outcome: Outcome) -> Expert:
+        raise OSError("odd")
+
+    outcomes = fit_experts(pico, DOMAINS[:2], config=CONFIG, work=tmp_path, keep=keep)
+    assert all("OSError: odd" in str(outcome.error) for outcome in outcomes)
+
+
+def whole_state(outcome: Outcome) -> dict[str, torch.Tensor]:
+    assert outcome.error is None
+    assert outcome.expert is not None
+    assert isinstance(outcome.expert.payload, WholePayload)
+    model = outcome.expert.payload.model
+    return (load_model(model, dtype=torch.float32) if isinstance(model, Path) else model).state_dict()
+
+
+def test_whole_models_in_order_and_in_parallel_are_the_same_and_lose_nobody(pico, tmp_path):
+    small = dataclasses.replace(CONFIG, rank=FitConfig().rank)
+    parent = fit_whole(pico, DOMAINS[2], config=small).expert
+
+    def branch(domain: Domain) -> Branch:
+        if domain.name == "drama":
+            raise ValueError("a mistake of ours")
+        return Branch((parent,), {"drama": 0.5, "base": 0.5})
+
+    told: list[Progress] = []
+    in_order = fit_experts(pico, DOMAINS, config=small, work=tmp_path / "one", branch=branch)
+    parallel = fit_experts(
+        pico, DOMAINS, config=small, work=tmp_path / "two", workers=2, branch=branch, report=told.append
+    )
+    for one, other in zip(in_order[:2], parallel[:2], strict=True):
+        assert one.curve == other.curve
+        first, second = whole_state(one), whole_state(other)
+        assert all(torch.equal(first[name], second[name]) for name in first)
+        assert one.expert is not None
+        assert one.expert.card.parents == {"drama": parent.digest}
+    assert {each.name for each in told} == {"law", "code"}
+    for outcomes in (in_order, parallel):
+        assert "ValueError: a mistake of ours" in str(outcomes[2].error)
 
 
 SCRIPT = """
@@ -175,6 +246,23 @@ def test_a_mapped_base_is_the_base_to_the_last_bit_and_its_weights_stay_in_the_f
     pages = [each for each in psutil.Process().memory_maps(grouped=False) if each.path.endswith("weights.bin")]
     assert sum(each.rss for each in pages) > 0
     assert sum(each.anonymous for each in pages) == 0  # nothing was copied on write
+
+
+class TooLarge:
+    """A model that no worker has the memory to open."""
+
+    @classmethod
+    def from_pretrained(cls, *arguments: object, **named: object) -> None:
+        raise RuntimeError("std::bad_alloc")
+
+
+def test_a_worker_whose_memory_does_not_suffice_for_the_base_says_what_to_lower(pico, tmp_path, monkeypatch):
+    shared = dataclasses.replace(share_base(pico, tmp_path), model_class=TooLarge)
+    monkeypatch.setattr("collegium.experts.processes.share_base", lambda base, folder: shared)
+    outcomes = fit_experts(pico, DOMAINS[:2], config=CONFIG, work=tmp_path / "work", workers=2)
+    for outcome in outcomes:
+        assert isinstance(outcome.error, ResourceError)
+        assert "lower --batch" in str(outcome.error)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "gpt_neox", "qwen3", "gemma3"])

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from tiny_library import make_expert
 
 from collegium.core.errors import ConfigError, LibraryError, UnknownName

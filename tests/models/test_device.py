@@ -1,9 +1,13 @@
 """Devices, dtypes and memory are chosen by measuring, and refused by name."""
 
+import errno
 import json
+import os
+import re
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from collegium.core.errors import ConfigError, ResourceError
 from collegium.models import choose_device, choose_dtype, inspect_machine, memory_errors
@@ -65,7 +69,21 @@ def test_the_machine_is_described():
     )
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+EXHAUSTED = [
+    MemoryError(),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory"),
+    RuntimeError("std::bad_alloc"),
+    RuntimeError("bad allocation"),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"),
+    RuntimeError("unable to mmap 1000 bytes from file </x>: Cannot allocate memory (12)"),
+    OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+    SafetensorError("Error while deserializing header: Cannot allocate memory (os error 12)"),
+]
+
+
+@pytest.mark.parametrize("error", EXHAUSTED)
 def test_exhausted_memory_names_the_flag(error):
     with pytest.raises(ResourceError, match="lower --batch"), memory_errors("--batch"):
         raise error
@@ -76,6 +94,12 @@ def test_a_real_allocation_that_fails_names_the_flag():
         torch.empty(2**60)
 
 
-def test_other_errors_pass():
-    with pytest.raises(RuntimeError, match="something else"), memory_errors("--batch"):
-        raise RuntimeError("something else")
+@pytest.mark.parametrize("error", [RuntimeError("something else"), OSError(errno.EACCES, "Permission denied")])
+def test_other_errors_pass(error):
+    with pytest.raises(type(error), match=re.escape(str(error))), memory_errors("--batch"):
+        raise error
+
+
+def test_what_was_told_already_is_told_as_it_was():
+    with pytest.raises(ResourceError, match=r"^out of memory: lower --rank$"), memory_errors("--batch"):
+        raise ResourceError("out of memory: lower --rank")

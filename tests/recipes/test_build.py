@@ -198,7 +198,9 @@ def test_dry_runs_of_the_other_commands_make_nothing(built, texts, tmp_path):
     library = tmp_path / "none"
     config = train.TrainConfig(data=texts, library=library, base=built[0].base, dry_run=True, fit=FIT, common=COMMON)
     assert train.run(config, watch=Silent()).result["plan"]["expected_seconds"] > 0
-    whole = dataclasses.replace(config, whole=True, domains=("law",))
+    whole = dataclasses.replace(
+        config, whole=True, domains=("law",), fit=dataclasses.replace(FIT, rank=FitConfig().rank)
+    )
     assert train.run(whole, watch=Silent()).result["plan"]["domains"] == ["law"]
     assert not library.exists()
     judged = evaluate.EvalConfig(data=texts, model=str(built[0].library), dry_run=True, common=COMMON)
@@ -337,7 +339,7 @@ def test_whole_models_branch_from_their_parents_and_speak_together(built, texts,
         domains=("law", "sea"),
         whole=True,
         out=tmp_path / "out",
-        fit=dataclasses.replace(FIT, steps=6, learning_rate=3e-3),
+        fit=dataclasses.replace(FIT, rank=FitConfig().rank, steps=6, learning_rate=3e-3),
         common=COMMON,
     )
     train.run(config, watch=Silent())

@@ -131,6 +131,15 @@ def test_a_limit_on_the_size_of_files_leaves_the_last_good_checkpoint(tmp_path):
     assert steps_kept(tmp_path) == ["step-00000005", "step-00000010"]
 
 
+def test_two_fits_at_once_cannot_share_checkpoints(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "_WAIT_SECONDS", 0.05)
+    shared = Checkpoints(tmp_path / "new", "toy")
+    with shared.held(), pytest.raises(ResourceError, match=r"another process has held .*new for .*run again"):
+        Toy().fit(checkpoints=shared)
+    Toy().fit(checkpoints=shared)
+    assert steps_kept(tmp_path / "new") == ["step-00000020", "step-00000040"]
+
+
 def test_killed_at_ten_random_moments_the_weights_are_those_of_an_unbroken_fit(tmp_path):
     moments = random.Random(0)
     command = [sys.executable, str(Path(__file__).with_name("toy.py")), str(tmp_path)]

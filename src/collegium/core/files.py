@@ -142,8 +142,11 @@ def staged_folder(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def exclusive(path: Path, *, timeout_seconds: float = 120.0) -> Iterator[None]:
-    """Hold a lock file, which dies with its holder; raises ResourceError when another process keeps it too long."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    """Hold a folder or a lock file; the lock dies with its holder.
+
+    Raises ResourceError when another process keeps it too long.
+    """
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o644)
     try:
         deadline = time.monotonic() + timeout_seconds
         while not _take(descriptor):

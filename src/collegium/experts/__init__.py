@@ -8,12 +8,14 @@ from collegium.experts.peft_folder import read_peft
 from collegium.experts.recipe import FitConfig, resolve
 from collegium.experts.whole import load_model, open_whole
 from collegium.experts.whole_fit import fit_whole, fit_whole_documents
-from collegium.experts.workers import Executor, Outcome, Progress, Task, fit_experts, run_tasks
+from collegium.experts.workers import Branch, Executor, Keep, Outcome, Progress, Task, fit_experts, run_tasks
 
 __all__ = [
+    "Branch",
     "Executor",
     "Expert",
     "FitConfig",
+    "Keep",
     "LoraPayload",
     "Origin",
     "Outcome",

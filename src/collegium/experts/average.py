@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,16 +9,19 @@ from torch import Tensor
 from collegium.core.cards import ExpertCard, content_hash
 from collegium.core.errors import IncompatibleExpert, RoutingError
 from collegium.experts.payloads import Expert, WholePayload
-from collegium.experts.whole import open_whole
+from collegium.experts.whole import open_whole, rebuilt
 from collegium.models import Base
 from collegium.models.fingerprint import hash_config
-from collegium.models.quiet import quiet_transformers
 
 
-def average_whole(models: Sequence[Base], weights: Sequence[float], *, name: str) -> Base:
+def average_whole(
+    models: Sequence[Base], weights: Sequence[float], *, name: str, dtype: torch.dtype | None = None
+) -> Base:
     """Return a new base whose parameters are the weighted average of models of one architecture.
 
     theta = sum_e w_e theta_e / sum_e w_e   [Branch-Train-Merge, li2022btm, section 3; papers.md 2.2]
+
+    dtype: of the new parameters; default = the first model's.
 
     Raises IncompatibleExpert when architectures or vocabularies differ, RoutingError for weights without a sum.
 
@@ -31,11 +33,11 @@ def average_whole(models: Sequence[Base], weights: Sequence[float], *, name: str
     shares = _shares(weights, len(models))
     _check_alike(models)
     states = [model.model.state_dict() for model in models]
-    averaged = {key: _average([state[key] for state in states], shares) for key in states[0]}
     first = models[0]
-    return Base.from_model(
-        _rebuilt(first.model, averaged), first.tokenizer, name=name, source=f"an average of {len(models)}"
-    )
+    dtype = dtype or first.dtype
+    averaged = {key: _average([state[key] for state in states], shares, dtype) for key in states[0]}
+    model = rebuilt(first.model, averaged, dtype=dtype)
+    return Base.from_model(model, first.tokenizer, name=name, source=f"an average of {len(models)}")
 
 
 def average_experts(experts: Sequence[Expert], weights: Sequence[float], *, name: str, base: Base) -> Expert:
@@ -80,22 +82,17 @@ def _check_alike(models: Sequence[Base]) -> None:
             )
 
 
-def _average(tensors: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
+def _average(tensors: Sequence[Tensor], shares: Sequence[float], dtype: torch.dtype) -> Tensor:
     """Return the average in double precision; one model with all the weight is returned to the bit."""
     live = [(tensor, share) for tensor, share in zip(tensors, shares, strict=True) if share > 0]
-    if len(live) == 1 or not tensors[0].is_floating_point():
+    if not tensors[0].is_floating_point():
         return live[0][0].clone()
+    if len(live) == 1:
+        return live[0][0].to(dtype, copy=True)
     total = torch.zeros_like(live[0][0], dtype=torch.float64, device="cpu")
     for tensor, share in live:
         total += share * tensor.to(total)
-    return total.to(tensors[0])
-
-
-def _rebuilt(model: Any, state: Mapping[str, Tensor]) -> Any:  # noqa: ANN401 - transformers models
-    """Return a model of the same class with other weights, and none of the hooks that experts left on the first."""
-    with quiet_transformers():
-        built = type(model).from_pretrained(None, config=model.config, state_dict=dict(state), dtype=model.dtype)
-    return built.to(model.device)
+    return total.to(tensors[0].device, dtype)
 
 
 def _joined(tables: Sequence[Mapping[str, tuple[str, ...]]]) -> dict[str, tuple[str, ...]]:

@@ -23,8 +23,8 @@ from collegium.core.randomness import generator
 from collegium.data import Corpus, Document, Domain
 from collegium.experts.objective import Objective, Texts, text_objective, windows_hash
 from collegium.experts.payloads import Expert, lora_payload
-from collegium.experts.recipe import FitConfig, loop_config, memory_errors, recipe_of, resolve, using_threads
-from collegium.models import Base, LoraWeights, RowPlan
+from collegium.experts.recipe import FitConfig, loop_config, memory_flags, recipe_of, resolve, using_threads
+from collegium.models import Base, LoraWeights, RowPlan, memory_errors
 from collegium.train import Checkpoints, Fit, History, Logger, fit
 
 BEING_FITTED = ".being-fitted"
@@ -183,8 +183,8 @@ def _fit(
     check_name(name)
     config = resolve(config, "lora")
     recipe = recipe_of(config, "lora", base)
-    weights = fresh_weights(base, config, label)
-    with using_threads(config.threads or 1), memory_errors(config):
+    with using_threads(config.threads or 1), memory_errors(memory_flags(config, "lora")):
+        weights = fresh_weights(base, config, label)
         base.attach(BEING_FITTED, _adapter(weights, config))
         try:
             objective = text_objective(base, RowPlan.one(BEING_FITTED), texts=texts, config=config, label=label)

@@ -1,5 +1,6 @@
 """The objective of language experts: nats of the tokens that count, in windows of text."""
 
+import contextlib
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ class Objective:
     """Losses of one expert on its domain's windows; what is read in a step is a function of the step's number.
 
     model: the base (with the expert attached) or the whole model that is trained, and the plan by which it is run.
+    dtype: what products are computed in; the parameters keep theirs.
     """
 
     model: Base
@@ -43,6 +45,7 @@ class Objective:
     dev: Windows
     epochs: Epochs
     accumulation: int
+    dtype: torch.dtype
 
     def loss(self, step: int, part: int) -> Loss:
         """Return the summed nats of one batch, and how many tokens they are of."""
@@ -59,22 +62,37 @@ class Objective:
     def _nats(self, windows: Windows, rows: Int[Tensor, " row"]) -> Loss:
         batch = windows.take(rows)
         width = int(batch.lengths.max())
-        nats = self.model.token_nats(
-            batch.tokens[:, :width],
-            lengths=batch.lengths,
-            segments=batch.segments[:, :width],
-            scored=batch.scored[:, :width],
-            plan=self.plan,
-        )
+        with computing_in(self.dtype, self.model):
+            nats = self.model.token_nats(
+                batch.tokens[:, :width],
+                lengths=batch.lengths,
+                segments=batch.segments[:, :width],
+                scored=batch.scored[:, :width],
+                plan=self.plan,
+            )
         return Loss(nats.sum(), int(batch.scored.sum()))
 
 
+def computing_in(dtype: torch.dtype, model: Base) -> contextlib.AbstractContextManager[object]:
+    """Return the context in which a model of other parameters computes its products in a dtype."""
+    if dtype == model.dtype:
+        return contextlib.nullcontext()
+    return torch.autocast(model.device.type, dtype=dtype)
+
+
 def text_objective(
-    model: Base, plan: RowPlan, *, texts: Mapping[str, Texts], config: FitConfig, label: str
+    model: Base,
+    plan: RowPlan,
+    *,
+    texts: Mapping[str, Texts],
+    config: FitConfig,
+    label: str,
+    dtype: torch.dtype | None = None,
 ) -> Objective:
     """Return the objective over texts, each of which gives as many tokens of the steps and is measured by as many.
 
     texts: by the label under which is drawn what is read of them and how it is packed. label: of the order of all.
+    dtype: what products are computed in; default = the model's.
 
     Raises DataError when no token of either part of a text would count.
     """
@@ -90,7 +108,7 @@ def text_objective(
             raise DataError(f"{name!r} cannot be learnt from: {error}") from error
     windows = join_windows(train)
     epochs = Epochs(len(windows), config.batch, derive_seed(config.seed, "windows", label))
-    return Objective(model, plan, windows, join_windows(dev), epochs, config.accumulation)
+    return Objective(model, plan, windows, join_windows(dev), epochs, config.accumulation, dtype or model.dtype)
 
 
 def windows_hash(windows: Windows) -> str:

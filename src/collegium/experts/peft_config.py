@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -50,6 +51,9 @@ DEFAULTS: Mapping[str, Any] = {"bias": "none"}
 
 PLAIN_STARTS = (True, False, "gaussian", "orthogonal", None)
 """Values of init_lora_weights that leave the base as it was."""
+
+_LARGEST_RANK = 2**31
+"""Above any matrix; a number that nobody can hold is refused as such."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ def _refused_fields(config: Mapping[str, Any]) -> list[str]:
         for field, value in sorted(config.items())
         if field not in HONOURED | WITHOUT_EFFECT
         and value != DEFAULTS.get(field)
-        and value not in (None, False, {}, [])
+        and not (value is None or value is False or value in ({}, []))
     ]
     start = config.get("init_lora_weights", True)
     if start not in PLAIN_STARTS:
@@ -140,6 +144,7 @@ def _wrong_types(config: Mapping[str, Any]) -> list[str]:
         "rank_pattern": _pattern_table(config.get("rank_pattern"), _rank),
         "alpha_pattern": _pattern_table(config.get("alpha_pattern"), _number),
         "use_rslora": isinstance(config.get("use_rslora", False), bool),
+        "fan_in_fan_out": isinstance(config.get("fan_in_fan_out", False), bool),
         "target_modules": bool(config.get("target_modules")) and _names(config["target_modules"]),
         "exclude_modules": config.get("exclude_modules") is None or _names(config["exclude_modules"]),
         "layers_to_transform": _layers(config.get("layers_to_transform")),
@@ -152,11 +157,11 @@ def _wrong_types(config: Mapping[str, Any]) -> list[str]:
 
 
 def _rank(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _LARGEST_RANK
 
 
 def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _pattern_table(value: object, fits: Any) -> bool:  # noqa: ANN401 - a check of one value

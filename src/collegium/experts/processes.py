@@ -6,6 +6,7 @@ parent is gone does so by itself.
 """
 
 import os
+import pickle
 import shutil
 import signal
 import socket
@@ -15,7 +16,6 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,9 +23,10 @@ import torch
 from collegium.core.errors import CollegiumError, ResourceError
 from collegium.core.files import disk_errors, staged_folder, staging_folder, sweep
 from collegium.experts.folder import load_expert, save_expert
+from collegium.experts.recipe import memory_flags
 from collegium.experts.shared_base import SharedBase, share_base
 from collegium.experts.workers import Outcome, Progress, Report, Task, perform, told
-from collegium.models import Base
+from collegium.models import Base, memory_errors
 
 _PATIENCE_SECONDS = 60.0
 """How long a worker may take to leave a checkpoint before it is killed."""
@@ -104,7 +105,8 @@ def _start(shared: SharedBase, task: Task) -> _Worker:
 
 def _send(worker: _Worker, message: object) -> None:
     try:
-        worker.pipe.send(message)
+        # by value: what `send` would share of a parent's tensors needs this process's key
+        worker.pipe.send_bytes(pickle.dumps(message))
     except OSError:
         # it died; reading from its pipe says so in a moment
         worker.process.poll()
@@ -135,7 +137,7 @@ def _collected(done: Done, task: Task) -> Outcome:
     if done.error is not None:
         return Outcome(task.name, error=done.error)
     try:
-        return Outcome(task.name, load_expert(_expert_folder(task)), done.curve)
+        return Outcome(task.name, load_expert(task.made), done.curve)
     except CollegiumError as error:
         return Outcome(task.name, error=error)
 
@@ -144,9 +146,12 @@ def _lost(worker: _Worker) -> ResourceError:
     worker.pipe.close()
     code = worker.process.wait()
     how = f"was ended by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"ended with code {code}"
+    task = worker.task
+    begun = any(task.checkpoints.glob("step-*"))
     return ResourceError(
-        f"the process that trained {worker.task.name!r} {how}. Its checkpoints are in {worker.task.folder}: run the "
-        "same command again to go on, with fewer --workers if memory is short."
+        f"the process that trained {task.name!r} {how}. Run the same command again"
+        + (f" to go on from the checkpoints in {task.checkpoints}" if begun else "")
+        + f"; if memory is short, with --workers 1 --threads {task.config.threads or 1}, which changes no weight."
     )
 
 
@@ -162,10 +167,6 @@ def _end(workers: Sequence[_Worker]) -> None:
             worker.process.wait()
 
 
-def _expert_folder(task: Task) -> Path:
-    return task.folder / "expert"
-
-
 def serve(descriptor: int) -> None:
     """Be a worker: open the base, make experts until there are no more tasks; for `Processes` alone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -177,8 +178,9 @@ def serve(descriptor: int) -> None:
         torch.set_num_threads(task.config.threads or 1)
         while True:
             try:
-                base = base or shared.open()
-                done = Done(task.name, _made(base, task, pipe))
+                with memory_errors(memory_flags(task.config, "whole" if task.branch else "lora")):
+                    base = base or shared.open()
+                    done = Done(task.name, _made(base, task, pipe))
             except Exception as error:  # noqa: BLE001 - handed to the parent
                 done = Done(task.name, error=told(error))
             pipe.send(done)
@@ -204,8 +206,7 @@ def _made(base: Base, task: Task, pipe: Connection) -> Mapping[str, Any]:
             raise KeyboardInterrupt from error
 
     trained = perform(base, task, report=report)
-    folder = _expert_folder(task)
-    shutil.rmtree(folder, ignore_errors=True)
-    with staged_folder(folder) as aside:
+    shutil.rmtree(task.made, ignore_errors=True)
+    with staged_folder(task.made) as aside:
         save_expert(trained.expert, aside)
     return trained.curve

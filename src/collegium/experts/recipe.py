@@ -12,12 +12,14 @@ import torch
 from tyro.conf import Suppress
 
 from collegium.core.cards import to_json
-from collegium.core.errors import ResourceError
 from collegium.models import Base
 from collegium.train import LoopConfig, check_rules
 
 LEARNING_RATES = {"lora": 1e-3, "whole": 2e-4}
 """Peak learning rates where none is given."""
+
+LOW_RANK = ("rank", "alpha", "targets", "layers")
+"""Settings of low-rank experts alone."""
 
 
 @dataclass(frozen=True)
@@ -93,22 +95,29 @@ class FitConfig:
 def resolve(config: FitConfig, kind: Literal["lora", "whole"]) -> FitConfig:
     """Return the settings with every None that stands for a number replaced by it.
 
+    Raises ConfigError for settings of low-rank experts that a whole model would not heed.
+
     >>> resolve(FitConfig(rank=8), "lora").alpha
     16.0
     """
-    return dataclasses.replace(
-        config,
-        alpha=2.0 * config.rank if config.alpha is None else config.alpha,
-        learning_rate=config.learning_rate or LEARNING_RATES[kind],
-        threads=config.threads or torch.get_num_threads(),
-    )
+    rate = LEARNING_RATES[kind] if config.learning_rate is None else config.learning_rate
+    config = dataclasses.replace(config, learning_rate=rate, threads=config.threads or torch.get_num_threads())
+    if kind == "lora":
+        return dataclasses.replace(config, alpha=2.0 * config.rank if config.alpha is None else config.alpha)
+    plain = FitConfig()
+    rules = [
+        (name, getattr(config, name), getattr(config, name) == getattr(plain, name), "is for low-rank experts alone")
+        for name in LOW_RANK
+    ]
+    check_rules(rules, what="settings of a whole model (--whole), all of whose weights are trained")
+    return config
 
 
 def loop_config(config: FitConfig) -> LoopConfig:
     """Return the fit loop's settings of a resolved recipe."""
     return LoopConfig(
         config.steps,
-        config.learning_rate or LEARNING_RATES["lora"],
+        LEARNING_RATES["lora"] if config.learning_rate is None else config.learning_rate,
         warmup_steps=round(config.warmup * config.steps),
         weight_decay=config.weight_decay,
         clip=config.clip,
@@ -122,7 +131,7 @@ def recipe_of(config: FitConfig, kind: Literal["lora", "whole"], base: Base) -> 
     """Return what the card says of the making: resolved settings, those of the loop, dtype and device; plain JSON."""
     settings = dataclasses.asdict(config)
     if kind == "whole":
-        for name in ("rank", "alpha", "targets", "layers"):
+        for name in LOW_RANK:
             del settings[name]
     loop = {name: value for name, value in dataclasses.asdict(loop_config(config)).items() if name not in settings}
     place = {"dtype": str(base.dtype).removeprefix("torch."), "device": base.device.type}
@@ -140,21 +149,9 @@ def using_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@contextlib.contextmanager
-def memory_errors(config: FitConfig) -> Iterator[None]:
-    """Turn exhausted memory into a ResourceError that says what to lower."""
-    try:
-        yield
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise _out_of_memory(config) from error
-    except RuntimeError as error:  # the processor's allocator raises nothing more precise
-        if "DefaultCPUAllocator" not in str(error):
-            raise
-        raise _out_of_memory(config) from error
-
-
-def _out_of_memory(config: FitConfig) -> ResourceError:
-    return ResourceError(
-        f"memory is exhausted at batch {config.batch} of windows of {config.window} tokens. Lower --batch (and raise "
-        "--accumulation by as much for the same result), --window, --workers, or --layers to top:K."
+def memory_flags(config: FitConfig, kind: Literal["lora", "whole"]) -> str:
+    """Return which flags to lower when memory is exhausted, as `memory_errors` says it."""
+    return (
+        f"--batch (now {config.batch}; raise --accumulation by as much for the same result), --window (now "
+        f"{config.window})" + (" or --workers" if kind == "whole" else ", --workers, or --layers to top:K")
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from collegium.core.cards import Fingerprint, read_json
 from collegium.core.errors import CorruptExpert, IncompatibleExpert, ResourceError
@@ -100,17 +101,28 @@ def load_model(folder: Path, *, dtype: torch.dtype, named: Path | str = "") -> A
     return model
 
 
-def open_whole(expert: Expert, base: Base) -> Base:
-    """Return a whole-model expert as a base of its own, on the device and in the dtype of `base`, with its tokenizer.
+def rebuilt(model: Any, state: Mapping[str, Tensor], *, dtype: torch.dtype) -> Any:  # noqa: ANN401 - transformers models
+    """Return a model of the same class with other weights, and none of the hooks that experts left on the first."""
+    with quiet_transformers():
+        built = type(model).from_pretrained(None, config=model.config, state_dict=dict(state), dtype=dtype)
+    return built.to(model.device)
+
+
+def open_whole(expert: Expert, base: Base, *, dtype: torch.dtype | None = None) -> Base:
+    """Return a whole-model expert as a base of its own, on the device of `base`, with its tokenizer.
+
+    dtype: default = the base's; a model in memory that has another one stays as it is, and a copy is opened.
 
     Raises IncompatibleExpert when it has another vocabulary, or is no whole model.
     """
     if not isinstance(expert.payload, WholePayload):
         raise IncompatibleExpert(f"expert {expert.name!r} is of kind {expert.card.kind!r}, not a whole model.")
-    model = expert.payload.model
+    model, dtype = expert.payload.model, dtype or base.dtype
     if isinstance(model, Path):
-        model = load_model(model, dtype=base.dtype)
-    model = model.to(device=base.device, dtype=base.dtype)
+        model = load_model(model, dtype=dtype)
+    elif model.dtype != dtype:
+        model = rebuilt(model, model.state_dict(), dtype=dtype)
+    model = model.to(base.device)
     opened = Base.from_model(
         model,
         base.tokenizer,

@@ -4,12 +4,17 @@
     train:   go on with theta on the domain alone, all weights
     merge:   keep it beside the others; ensemble and average know it from then on
 
+Parameters, AdamW's means and what is kept are float32 whatever the base's dtype: near one, a bfloat16 cannot take a
+step of 2e-4. Products are computed in the base's dtype.
+
 Departure: the paper's seed phase is whatever made the base. Models are trained without dropout.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import torch
 
 from collegium.core.errors import RoutingError
 from collegium.core.names import check_name
@@ -20,9 +25,9 @@ from collegium.experts.average import average_whole, parents_of
 from collegium.experts.fit import Origin, Trained, checkpoints_in, finished_card, new_card, run_fit
 from collegium.experts.objective import Texts, text_objective
 from collegium.experts.payloads import Expert, WholePayload
-from collegium.experts.recipe import FitConfig, memory_errors, recipe_of, resolve, using_threads
+from collegium.experts.recipe import FitConfig, memory_flags, recipe_of, resolve, using_threads
 from collegium.experts.whole import open_whole
-from collegium.models import BASE_ROWS, Base
+from collegium.models import BASE_ROWS, Base, memory_errors
 from collegium.train import Logger
 
 
@@ -39,7 +44,7 @@ def fit_whole(
 ) -> Trained:
     """Return a whole-model expert that branched from its parents and went on with one domain.
 
-    base:    gives tokenizer, device and dtype, and is what is branched from when there are no parents.
+    base:    gives tokenizer, device and the dtype of products, and is branched from when there are no parents.
     weights: how much of each parent is in the branch, by name; `base` names the base itself. Default = all alike.
 
     Raises what `fit_expert` raises, and IncompatibleExpert when parents differ in architecture or tokenizer.
@@ -79,12 +84,12 @@ def fit_whole_documents(
     config, label = resolve(config, "whole"), label or name
     shares = branch_shares(parents, weights)
     recipe = {**recipe_of(config, "whole", base), "branch": shares}
-    with using_threads(config.threads or 1), memory_errors(config):
+    with using_threads(config.threads or 1), memory_errors(memory_flags(config, "whole")):
         model = branch(base, parents, shares, name=name)
         # Experts never change the base they come from: the branch holds copies of all weights.
         parameters = dict(model.model.requires_grad_(True).named_parameters())
         texts = {label: Texts(train, dev)}
-        objective = text_objective(model, BASE_ROWS, texts=texts, config=config, label=label)
+        objective = text_objective(model, BASE_ROWS, texts=texts, config=config, label=label, dtype=base.dtype)
         lineage = {**(origin.parents or {}), **parents_of([each for each in parents if each.name in shares])}
         origin = dataclasses.replace(origin, parents=lineage)
         card = new_card(base, "whole", list(texts.values()), name=name, recipe=recipe, origin=origin)
@@ -96,9 +101,10 @@ def fit_whole_documents(
 
 
 def branch(base: Base, parents: Sequence[Expert], shares: Mapping[str, float], *, name: str) -> Base:
-    """Return a new model of the shares of its parents, with weights of its own."""
-    models = [base if each == BASE else open_whole(_named(each, parents), base) for each in shares]
-    return average_whole(models, list(shares.values()), name=name)
+    """Return a new model of the shares of its parents, with weights of its own, in float32."""
+    exact = torch.float32
+    models = [base if each == BASE else open_whole(_named(each, parents), base, dtype=exact) for each in shares]
+    return average_whole(models, list(shares.values()), name=name, dtype=exact)
 
 
 def branch_shares(parents: Sequence[Expert], weights: Mapping[str, float] | None) -> dict[str, float]:

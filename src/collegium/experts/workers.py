@@ -6,6 +6,7 @@ An executor takes tasks and gives back outcomes; `InOrder` makes one expert afte
 
 import contextlib
 import dataclasses
+import functools
 import shutil
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,13 +20,28 @@ from collegium.core.errors import CollegiumError, ConfigError
 from collegium.data import Document, Domain
 from collegium.experts.fit import Origin, Trained, fit_documents
 from collegium.experts.payloads import Expert
-from collegium.experts.recipe import FitConfig
+from collegium.experts.recipe import FitConfig, using_threads
+from collegium.experts.whole_fit import fit_whole_documents
 from collegium.models import Base
+
+_CHECKPOINTS, _MADE = "checkpoints", "expert"
+
+
+@dataclass(frozen=True, eq=False)
+class Branch:
+    """Where a whole model begins: at its parents, each with a weight; without any at the base."""
+
+    parents: tuple[Expert, ...] = ()
+    weights: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """One expert to be made; `folder` is where it may leave checkpoints, and nobody else anything."""
+    """One expert to be made.
+
+    folder: where it may leave checkpoints.
+    branch: where a whole model begins; None = a low-rank expert is made.
+    """
 
     name: str
     train: tuple[Document, ...]
@@ -34,6 +50,17 @@ class Task:
     folder: Path
     label: str | None = None
     origin: Origin = field(default_factory=Origin)
+    branch: Branch | None = None
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where its fit leaves checkpoints."""
+        return self.folder / _CHECKPOINTS
+
+    @property
+    def made(self) -> Path:
+        """Where a worker puts the expert for its parent to take."""
+        return self.folder / _MADE
 
 
 @dataclass(frozen=True)
@@ -57,6 +84,8 @@ class Outcome:
 
 
 Report = Callable[[Progress], None]
+Keep = Callable[[Outcome], Expert]
+"""Puts a new expert where it stays, and returns it as it lies there."""
 
 
 @runtime_checkable
@@ -85,7 +114,10 @@ class ReportingLogger:
 
 def perform(base: Base, task: Task, *, report: Report) -> Trained:
     """Return the expert of a task, having gone on from its checkpoints."""
-    return fit_documents(
+    fit = fit_documents
+    if task.branch is not None:
+        fit = functools.partial(fit_whole_documents, parents=task.branch.parents, weights=task.branch.weights)
+    return fit(
         base,
         task.train,
         dev=task.dev,
@@ -93,7 +125,7 @@ def perform(base: Base, task: Task, *, report: Report) -> Trained:
         name=task.name,
         label=task.label,
         origin=task.origin,
-        checkpoint=task.folder / "checkpoints",
+        checkpoint=task.checkpoints,
         logger=ReportingLogger(task.name, task.config.steps, report),
     )
 
@@ -127,15 +159,18 @@ def fit_experts(
     config: FitConfig = FitConfig(),  # noqa: B008 - frozen
     work: Path,
     workers: int = 1,
-    keep: Callable[[Outcome], None] | None = None,
+    branch: Callable[[Domain], Branch] | None = None,
+    keep: Keep | None = None,
     report: Report | None = None,
 ) -> list[Outcome]:
     """Return the outcomes for all domains, in their order; each expert is named after its domain.
 
     work:    a folder for checkpoints; the same call goes on from there after any interruption.
     workers: processes at once; the threads torch uses here are divided among them unless the recipe names a number.
-    keep:    called here with each expert as soon as it is made (put it into a library); afterwards its checkpoints
-             are deleted. An error of `keep` is that expert's outcome. Without it all checkpoints stay.
+    branch:  where a domain's whole model begins; None = low-rank experts are made.
+    keep:    called here with each expert as soon as it is made: puts it into a library and returns it from there, for
+             the outcome; its checkpoints are deleted then. An error of `keep` is that expert's outcome. Without it
+             everything stays in `work`.
 
     An expert's weights depend on its domain, recipe and threads alone, not on workers or on the other domains.
 
@@ -152,9 +187,11 @@ def fit_experts(
     tasks, failed = [], []
     for domain in domains:
         try:
-            tasks.append(domain_task(domain, config, work))
-        except CollegiumError as error:
-            failed.append(Outcome(domain.name, error=error))
+            with using_threads(config.threads or 1):
+                start = None if branch is None else branch(domain)
+            tasks.append(domain_task(domain, config, work, branch=start))
+        except Exception as error:  # noqa: BLE001 - handed to the caller with the outcome
+            failed.append(Outcome(domain.name, error=told(error)))
     made = run_tasks(base, tasks, workers=workers, keep=keep, report=report)
     by_name = {outcome.name: outcome for outcome in (*failed, *made)}
     return [by_name[domain.name] for domain in domains]
@@ -165,7 +202,7 @@ def run_tasks(
     tasks: Sequence[Task],
     *,
     workers: int = 1,
-    keep: Callable[[Outcome], None] | None = None,
+    keep: Keep | None = None,
     report: Report | None = None,
     executor: Executor | None = None,
 ) -> list[Outcome]:
@@ -183,10 +220,18 @@ def run_tasks(
     return [outcomes[name] for name in names]
 
 
-def domain_task(domain: Domain, config: FitConfig, work: Path) -> Task:
+def domain_task(domain: Domain, config: FitConfig, work: Path, *, branch: Branch | None = None) -> Task:
     """Return the task of making a domain's expert; raises DataError under three documents."""
-    split = domain.split()
-    return Task(domain.name, split.train, split.dev, config, work / domain.name, domain.name, Origin.of(domain))
+    split, folder = domain.split(), work / domain.name
+    return Task(domain.name, split.train, split.dev, config, folder, domain.name, Origin.of(domain), branch)
+
+
+def clear_away(folder: Path) -> None:
+    """Delete what tasks leave in their folder, and the folder if nothing else is in it."""
+    for name in (_CHECKPOINTS, _MADE):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def threads_each(workers: int) -> int:
@@ -204,15 +249,15 @@ def _executor(workers: int) -> Executor:
     return Processes(workers)
 
 
-def _kept(outcome: Outcome, keep: Callable[[Outcome], None] | None, task: Task) -> Outcome:
+def _kept(outcome: Outcome, keep: Keep | None, task: Task) -> Outcome:
     if keep is None or outcome.expert is None:
         return outcome
     try:
-        keep(outcome)
-    except CollegiumError as error:
-        return dataclasses.replace(outcome, error=error)
-    shutil.rmtree(task.folder, ignore_errors=True)
-    return outcome
+        expert = keep(outcome)
+    except Exception as error:  # noqa: BLE001 - handed to the caller with the outcome
+        return dataclasses.replace(outcome, error=told(error))
+    clear_away(task.folder)
+    return dataclasses.replace(outcome, expert=expert)
 
 
 def _silent(progress: Progress) -> None:

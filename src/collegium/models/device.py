@@ -12,7 +12,7 @@ import psutil
 import torch
 
 from collegium.core.cache import cache_folder
-from collegium.core.errors import ConfigError, ResourceError
+from collegium.core.errors import CollegiumError, ConfigError, ResourceError
 from collegium.core.files import write_text
 from collegium.core.machine import machine_line, versions
 from collegium.core.tables import nearest
@@ -25,7 +25,17 @@ _SHAPE = (512, 576, 1536)
 _LARGE_SHAPE = (4096, 4096, 4096)
 """For accelerators, where a small product measures how long it takes to ask for one."""
 _REPEATS = 5
-_OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "bad alloc")
+_OUT_OF_MEMORY = (
+    "not enough memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "out of memory",
+    "defaultcpuallocator",
+    "bad_alloc",
+    "bad allocation",
+    "status_alloc_failed",
+)
+"""What the allocators of processors, CUDA, MPS, C++ and the system say, in small letters."""
 
 
 @dataclass(frozen=True)
@@ -119,8 +129,9 @@ def memory_errors(flag: str) -> Iterator[None]:
     """Turn exhausted memory into a ResourceError that names the flag to lower, as in `memory_errors("--batch")`."""
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not any(sign in str(error).lower() for sign in _OUT_OF_MEMORY):
+    except Exception as error:
+        told = isinstance(error, CollegiumError)
+        if told or not (isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in _OUT_OF_MEMORY)):
             raise
         on_card = isinstance(error, torch.OutOfMemoryError) and torch.cuda.is_available()
         place = torch.device("cuda" if on_card else "cpu")

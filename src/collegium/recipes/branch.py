@@ -1,16 +1,12 @@
 """Branch-Train-Merge: whole models branched from the posterior-weighted average of earlier ones  [li2022btm]."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 from collegium.compose import Choice, SeparateVoices
 from collegium.data import Domain, cut
-from collegium.experts import Expert, FitConfig, fit_whole, open_whole
+from collegium.experts import Branch, Expert, open_whole
 from collegium.infer import held_out
-from collegium.library import Library
 from collegium.models import Base
-from collegium.recipes.building.training import StepBar
 from collegium.recipes.watch import Watch
 from collegium.routers import average_posterior
 
@@ -29,35 +25,11 @@ def branch_weights(base: Base, parents: Sequence[Expert], domain: Domain, *, win
     return dict(zip(voices.names, shares.tolist(), strict=True))
 
 
-def train_branch(
-    base: Base,
-    library: Library,
-    domain: Domain,
-    fit: FitConfig,
-    *,
-    parents: tuple[str, ...],
-    folder: Path,
-    watch: Watch,
-) -> dict[str, Any]:
-    """Train a domain's whole model from its parents (the base when there are none), add it, return its figures."""
-    chosen = [library[name] for name in parents]
-    weights = branch_weights(base, chosen, domain, window=fit.window) if chosen else None
-    if weights is not None:
-        told = ", ".join(f"{share:.2f} {name}" for name, share in weights.items())
-        watch.say(f"{domain.name}: branches from {told} (average posterior on its dev text)")
-    bar = StepBar(watch.begin(f"training {domain.name}", fit.steps))
-    trained = fit_whole(
-        base, domain, config=fit, parents=chosen, weights=weights, checkpoint=folder / domain.name, logger=bar
-    )
-    bar.update(fit.steps)
-    library.add(trained.expert, measured=trained.curve)
-    card, losses = trained.expert.card, [loss for _, loss in trained.curve["held_out"]]
-    return {
-        "tokens_seen": card.tokens_seen,
-        "trained_parameters": card.trained_parameters,
-        "held_out_nats_before": losses[0],
-        "held_out_nats": min(losses),
-        "branch": weights or {"base": 1.0},
-        "recipe_hash": card.recipe_hash[:12],
-        "warnings": list(card.warnings),
-    }
+def branch_of(base: Base, parents: Sequence[Expert], domain: Domain, *, window: int, watch: Watch) -> Branch:
+    """Return where a domain's whole model begins, and say it: at its parents, at the base when there are none."""
+    if not parents:
+        return Branch()
+    weights = branch_weights(base, parents, domain, window=window)
+    told = ", ".join(f"{share:.2f} {name}" for name, share in weights.items())
+    watch.say(f"{domain.name}: branches from {told} (average posterior on its dev text)")
+    return Branch(tuple(parents), weights)

@@ -8,6 +8,7 @@ import torch
 
 from collegium.core.routing import BASE
 from collegium.experts import FitConfig
+from collegium.experts.objective import computing_in
 from collegium.experts.whole_fit import branch
 from collegium.infer import HeldOut
 from collegium.models import Base, LoraWeights, RowPlan
@@ -38,7 +39,13 @@ def whole_tokens_per_second(base: Base, fit: FitConfig) -> float:
     model = branch(base, (), {BASE: 1.0}, name="speed-probe")
     model.model.requires_grad_(True)
     tokens = torch.randint(0, base.vocab_size, (fit.batch, fit.window), generator=torch.Generator().manual_seed(0))
-    return tokens.numel() / _seconds(lambda: model.token_nats(tokens).sum().backward(), base, repeats=1)
+
+    def step() -> None:
+        with computing_in(base.dtype, model):
+            nats = model.token_nats(tokens)
+        nats.sum().backward()
+
+    return tokens.numel() / _seconds(step, base, repeats=1)
 
 
 def scoring_tokens_per_second(base: Base, *, window: int = 128, batch: int = 4) -> float:

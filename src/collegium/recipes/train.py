@@ -1,28 +1,32 @@
 """`train`: one expert per domain, resumable, several at a time; then the library's routers."""
 
 import time
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tyro.conf import OmitArgPrefixes, Positional
 
-from collegium.core.errors import CollegiumError, ConfigError, TrainingError, UnknownName
+from collegium.core.errors import ConfigError, TrainingError, UnknownName
 from collegium.core.tables import nearest
 from collegium.data import Corpus, Domain, read_domains
-from collegium.experts import FitConfig
-from collegium.experts.workers import Outcome, fit_experts
+from collegium.experts import Expert, FitConfig
+from collegium.experts.recipe import resolve, using_threads
+from collegium.experts.workers import Branch, Outcome, clear_away, fit_experts
 from collegium.library import Library
 from collegium.models import Base
-from collegium.recipes.branch import train_branch
+from collegium.recipes.branch import branch_of
 from collegium.recipes.budget import Budget, parse_budget
-from collegium.recipes.building.plan import OPTIMISER_COPIES, make_plan
+from collegium.recipes.building.parts import Parts
+from collegium.recipes.building.plan import CHECKPOINTS, OPTIMISER_COPIES, make_plan
 from collegium.recipes.common import Common
 from collegium.recipes.keep import route_all
 from collegium.recipes.opening import DEFAULT_BASE, kept_reference, open_base
 from collegium.recipes.reference import is_library
 from collegium.recipes.reserved import check_domains
-from collegium.recipes.run_card import RunCard, make_card, make_folder, run_folder
+from collegium.recipes.run_card import RunCard, make_card, run_folder
 from collegium.recipes.speed import tokens_per_second, whole_tokens_per_second
 from collegium.recipes.watch import Watch
 
@@ -71,23 +75,28 @@ def run(config: TrainConfig, *, watch: Watch) -> RunCard:
         raise ConfigError("--parents goes with --whole: a low-rank expert always starts from the base.")
     if config.workers < 1:
         raise ConfigError(f"--workers is at least 1, got {config.workers}.")
+    resolve(config.fit, "whole" if config.whole else "lora")  # a wrong setting is told before anything is read
     corpus = chosen_domains(read_domains(config.data, columns=config.columns or None), config.domains)
     check_domains(corpus)
-    threads = config.common.apply_threads()
+    each = max(1, config.common.apply_threads() // config.workers)
     base = open_base(config.base, config.common)
     if config.dry_run:
-        return dry_run(config, base, corpus, threads=max(1, threads // config.workers), watch=watch, start=start)
+        return dry_run(config, base, corpus, threads=each, watch=watch, start=start)
     library = Library(config.library, base=base, base_reference=kept_reference(config.base))
     waiting = [domain for domain in corpus if domain.name not in library]
     for domain in corpus:
         if domain not in waiting:
             watch.say(f"{domain.name}: is in the library already")
-    fit = resolve_fit(config, base, threads=max(1, threads // config.workers))
-    folder = make_folder(run_folder("train", config, config.out))
-    if config.whole:
-        outcome = train_whole(base, library, waiting, fit, parents=config.parents, folder=folder, watch=watch)
-    else:
-        outcome = train_domains(base, library, waiting, fit, workers=config.workers, folder=folder, watch=watch)
+    folder = make_folder(work_folder(config, each))
+    for domain in corpus:
+        if domain not in waiting:
+            clear_away(folder / domain.name)
+    fit = resolve_fit(config, base, threads=each, parts=Parts(folder))
+    parents = [library[name] for name in config.parents]
+    branch = partial(branch_of, base, parents, window=fit.window, watch=watch) if config.whole else None
+    outcome = train_domains(
+        base, library, waiting, fit, branch=branch, workers=config.workers, folder=folder, watch=watch
+    )
     if config.routers:
         route_all(base, library, corpus, seed=config.common.seed, watch=watch)
     seconds = time.perf_counter() - start
@@ -104,36 +113,17 @@ def dry_run(config: TrainConfig, base: Base, corpus: Corpus, *, threads: int, wa
     there = Library(config.library, base=base).names() if is_library(str(config.library)) else ()
     waiting = Corpus(tuple(domain for domain in corpus if domain.name not in there))
     fit = resolve_fit(config, base, threads=threads)
-    speed = whole_tokens_per_second(base, fit) if config.whole else tokens_per_second(base, fit)
+    speed = fit_speed(config, base, fit)
     plan = make_plan(
         base, waiting, fit, budget=Budget(tokens=fit.steps * fit.tokens_per_step), eval_tokens=0, train_speed=speed
     )
     if config.whole:
         weights = 4 * sum(tensor.numel() for tensor in base.model.parameters())
-        plan = replace(plan, disk_bytes=weights * (len(waiting.names) + OPTIMISER_COPIES))
+        fits = min(config.workers, len(waiting.names)) * CHECKPOINTS * OPTIMISER_COPIES
+        plan = replace(plan, disk_bytes=weights * (len(waiting.names) + fits))
     for line in plan.lines():
         watch.say(line)
     return make_card("train", config, {"plan": plan.to_json()}, time.perf_counter() - start)
-
-
-def train_whole(
-    base: Base,
-    library: Library,
-    domains: list[Domain],
-    fit: FitConfig,
-    *,
-    parents: tuple[str, ...],
-    folder: Path,
-    watch: Watch,
-) -> dict[str, dict[str, Any]]:
-    """Train whole models one after the other; return each one's figures or error."""
-    outcome: dict[str, dict[str, Any]] = {}
-    for domain in domains:
-        try:
-            outcome[domain.name] = train_branch(base, library, domain, fit, parents=parents, folder=folder, watch=watch)
-        except CollegiumError as error:
-            outcome[domain.name] = {"error": str(error)}
-    return outcome
 
 
 def chosen_domains(corpus: Corpus, names: tuple[str, ...]) -> Corpus:
@@ -144,17 +134,40 @@ def chosen_domains(corpus: Corpus, names: tuple[str, ...]) -> Corpus:
     return corpus if not names else Corpus(tuple(domain for domain in corpus if domain.name in names))
 
 
-def resolve_fit(config: TrainConfig, base: Base, *, threads: int) -> FitConfig:
-    """Return the fit's settings with seed, threads, and a budget turned into steps by measured speed."""
+def work_folder(config: TrainConfig, threads: int) -> Path:
+    """Return where checkpoints lie: one folder for all runs that make the same experts, whoever shares the work.
+
+    threads: of each expert.
+    """
+    alike = replace(config, workers=1, common=replace(config.common, threads=threads))
+    return run_folder("train", alike, config.out)
+
+
+def resolve_fit(config: TrainConfig, base: Base, *, threads: int, parts: Parts | None = None) -> FitConfig:
+    """Return the fit's settings with seed, threads, and a budget turned into steps by measured speed.
+
+    threads: of each expert. parts: where steps are kept once they were measured, so that a run can go on.
+    """
     fit = replace(config.fit, seed=config.common.seed, threads=threads)
     if not config.budget:
         return fit
     budget = parse_budget(config.budget)
-    step_tokens = fit.batch * fit.window * fit.accumulation
-    tokens = budget.tokens
-    if tokens is None and budget.seconds is not None:
-        tokens = int(budget.seconds * tokens_per_second(base, fit))
-    return fit if tokens is None else replace(fit, steps=max(1, tokens // step_tokens))
+    tokens, seconds = budget.tokens, budget.seconds
+    if seconds is not None:
+        place = [base.fingerprint.short, str(base.dtype), str(base.device)]
+        inputs = [config.budget, config.whole, asdict(replace(fit, steps=1)), place]
+
+        def measure() -> int:
+            with using_threads(threads):
+                return int(seconds * fit_speed(config, base, fit))
+
+        tokens = measure() if parts is None else parts.values("budget-tokens", inputs=inputs, compute=measure)
+    return fit if tokens is None else replace(fit, steps=max(1, tokens // fit.tokens_per_step))
+
+
+def fit_speed(config: TrainConfig, base: Base, fit: FitConfig) -> float:
+    """Return the measured training tokens a second of one expert of the kind asked for."""
+    return whole_tokens_per_second(base, fit) if config.whole else tokens_per_second(base, fit)
 
 
 def train_domains(
@@ -163,19 +176,24 @@ def train_domains(
     domains: list[Domain],
     fit: FitConfig,
     *,
+    branch: Callable[[Domain], Branch] | None = None,
     workers: int,
     folder: Path,
     watch: Watch,
 ) -> dict[str, dict[str, Any]]:
-    """Train the domains and add each expert as soon as it is done; return each one's figures or error."""
+    """Train the domains and add each expert as soon as it is done; return each one's figures or error.
+
+    branch: where a domain's whole model begins; None = low-rank experts are made.
+    """
     bars = {domain.name: watch.begin(f"training {domain.name}", fit.steps) for domain in domains}
 
-    def keep(outcome: Outcome) -> None:
+    def keep(outcome: Outcome) -> Expert:
         assert outcome.expert is not None
         library.add(outcome.expert, measured=outcome.curve)
         bars[outcome.name](fit.steps)
         for warning in outcome.expert.card.warnings:
             watch.say(f"{outcome.name}: {warning}")
+        return library[outcome.name]
 
     outcomes = fit_experts(
         base,
@@ -183,6 +201,7 @@ def train_domains(
         config=fit,
         work=folder,
         workers=workers,
+        branch=branch,
         keep=keep,
         report=lambda progress: bars[progress.name](progress.step),
     )
@@ -201,4 +220,5 @@ def figures(outcome: Outcome) -> dict[str, Any]:
         "held_out_nats": min((loss for _, loss in held_out), default=None),
         "recipe_hash": card.recipe_hash[:12],
         "warnings": list(card.warnings),
+        **({"branch": card.recipe["branch"]} if card.kind == "whole" else {}),
     }

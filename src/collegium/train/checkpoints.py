@@ -9,11 +9,12 @@ FOLDER/step-00000040/second.safetensors     AdamW's running mean of its square, 
 The order of batches and all randomness are functions of the step, so a checkpoint holds no position and no generator.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,12 +24,13 @@ from torch import Tensor
 
 from collegium.core.cards import to_json
 from collegium.core.errors import ConfigError
-from collegium.core.files import file_hash, staged_folder, sweep, write_new
+from collegium.core.files import disk_errors, exclusive, file_hash, staged_folder, sweep, write_new
 from collegium.core.tensors import tensor_bytes
 from collegium.train.history import History, history_from_json
 
 _PARTS = ("weights", "best", "first", "second")
 _STATE = "state.json"
+_WAIT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,17 @@ class Checkpoints:
     identity: str
     every: int = 20
     keep: int = 2
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep every other fit out of the folder; raises ResourceError when another one does not leave it.
+
+        It is waited for a little, since a worker whose parent was killed leaves a last checkpoint before it ends.
+        """
+        with disk_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        with exclusive(self.folder, timeout_seconds=_WAIT_SECONDS):
+            yield
 
     def save(self, snapshot: Snapshot) -> Path:
         """Write a checkpoint whole or not at all and return its folder.

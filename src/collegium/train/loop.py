@@ -11,6 +11,7 @@ Notable choices
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -124,7 +125,8 @@ def fit(
     checkpoints:       go on from the newest one, and leave them; an interrupt (KeyboardInterrupt) leaves one too.
     until:             pause after this many steps in all, with a checkpoint and the weights of that step.
 
-    Raises TrainingError when a loss or gradient is not finite or the fit diverged.
+    Raises TrainingError when a loss or gradient is not finite or the fit diverged, ResourceError when another process
+    is at a fit with the same checkpoints.
 
     >>> weight = torch.zeros(2, requires_grad=True)
     >>> done = fit({"w": weight}, lambda step, part: Loss((weight - 1).square().sum(), 2),
@@ -133,18 +135,33 @@ def fit(
     (200, tensor([1., 1.]))
     """
     run, logger = _Run(parameters, config), logger or NullLogger()
-    found = checkpoints.latest() if checkpoints else None
-    if found:
-        run.restore(found)
+    with checkpoints.held() if checkpoints else nullcontext():
+        found = checkpoints.latest() if checkpoints else None
+        if found:
+            run.restore(found)
+        ended = _steps(run, loss, evaluate, checkpoints, logger, until=config.steps if until is None else until)
+    return _finish(run, ended)
+
+
+def _steps(
+    run: _Run,
+    loss: Callable[[int, int], Loss],
+    evaluate: Callable[[], float] | None,
+    checkpoints: Checkpoints | None,
+    logger: Logger,
+    *,
+    until: int,
+) -> Literal["steps", "patience", "paused"]:
+    """Make steps and leave checkpoints until the fit ends or pauses; return why it does."""
     whole = True
     try:
         while True:
             _measure(run, evaluate, logger)
-            ended = run.ended(config.steps if until is None else until)
+            ended = run.ended(until)
             if checkpoints and run.steps and (ended or len(run.steps) % checkpoints.every == 0):
                 checkpoints.save(run.snapshot())
             if ended:
-                break
+                return ended
             gradient = _gradient(run, loss)
             whole = False
             _update(run, gradient)
@@ -154,7 +171,6 @@ def fit(
         if checkpoints and whole and run.steps:
             checkpoints.save(run.snapshot())
         raise
-    return _finish(run, ended)
 
 
 def _values(step: Step) -> dict[str, float]:
