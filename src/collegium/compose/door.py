@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from collegium.compose.ensemble import Ensemble
+from collegium.compose.joined import JoinedVoices, SeparateVoices
 from collegium.compose.merge import check_weights, fold, textless_weights
 from collegium.compose.mix import Mix
-from collegium.compose.voices import JoinedVoices, SeparateVoices, SlotVoices, Voices
+from collegium.compose.voices import SlotVoices, Voices
 from collegium.core.errors import IncompatibleExpert, LibraryError, RoutingError
 from collegium.core.protocols import RouterRecipe
 from collegium.core.routing import BASE

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from collegium.compose.choice import Choice
 from collegium.compose.routed import (
     check_parts,
     hide_padding,
@@ -17,7 +18,7 @@ from collegium.compose.routed import (
     row_context,
     row_lengths,
 )
-from collegium.compose.voices import Choice, SlotVoices
+from collegium.compose.voices import SlotVoices
 from collegium.core.protocols import PrefixRouter, RouterState, Tokenizer
 from collegium.core.routing import BASE, Routing, dense_weights
 from collegium.core.state import select_rows
