@@ -8,6 +8,7 @@ from collegium.core.errors import RoutingError
 from collegium.core.protocols import LanguageModel, RouterRecipe
 from collegium.core.routing import Routing
 from collegium.models import Base
+from collegium.models.tail import Tail
 from collegium.routers import fixed, posterior, uniform
 from collegium.testing.composition import check_composition, check_mixture
 from collegium.testing.language_model import check_language_model
@@ -79,6 +80,16 @@ def test_joined_voices_answer_like_separate_ones():
             part.step(torch.tensor([4, 5]))
             part.keep(torch.tensor([1]))
         assert torch.equal(rows.logprobs(), wanted.logprobs())
+
+
+def test_a_mix_computes_the_output_layer_for_scored_tokens_alone(monkeypatch: pytest.MonkeyPatch):
+    base, counted = with_adapters(), []
+    plain = Tail.__call__
+    monkeypatch.setattr(Tail, "__call__", lambda self, hidden: counted.append(len(hidden)) or plain(self, hidden))
+    tokens = torch.randint(0, 200, (2, 9), generator=torch.Generator().manual_seed(1))
+    model = Mix(base, keys(), uniform().bind(NAMES))
+    model.score(tokens, lengths=torch.tensor([9, 7]), context=torch.tensor([5, 3]))
+    assert sum(counted) == 4 + 4
 
 
 def test_a_text_is_computed_by_its_own_experts_alone():

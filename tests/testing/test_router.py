@@ -151,6 +151,10 @@ def test_the_cumulative_posterior_keeps_the_regret_bound():
     check_regret_bound(posterior())
 
 
+def test_a_long_text_loses_nothing_to_rounding():
+    check_regret_bound(posterior(), sequences=6, seq=4096)
+
+
 @pytest.mark.parametrize("decay", [0.0, 0.5])
 def test_a_posterior_that_forgets_breaks_the_regret_bound(decay: float):
     """Decay 0 is the one-token posterior of DEMix's public code."""
