@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from collegium.core.errors import RoutingError, UnknownName
 from collegium.core.protocols import PrefixRouter, Shelf, Tokenizer
-from collegium.routers.classifier import CLASSIFIER, Classifier
+from collegium.routers.classifier import CLASSIFIER, THRESHOLD, Classifier
 from collegium.routers.posterior import Posterior
 
 
@@ -16,7 +16,7 @@ class Default:
     added), or where the base serves token ids.
     """
 
-    threshold: float = 0.5
+    threshold: float = THRESHOLD
     fit: str = CLASSIFIER
 
     def __post_init__(self) -> None:
@@ -49,7 +49,7 @@ class Default:
         return frozenset(card["experts"])
 
 
-def default(threshold: float = 0.5, fit: str = CLASSIFIER) -> Default:
+def default(threshold: float = THRESHOLD, fit: str = CLASSIFIER) -> Default:
     """Return the recipe that is used when none is named.
 
     >>> default().bind(("law", "code")).needs_likelihoods

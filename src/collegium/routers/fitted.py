@@ -8,7 +8,7 @@ from torch import Tensor
 from collegium.core.errors import RoutingError, StaleRouter, UnknownName
 from collegium.core.protocols import Shelf
 
-FIT_VERSION = 1
+FIT_VERSION = 2
 
 
 def load_fit(shelf: Shelf | None, fit: str, *, router: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
