@@ -12,6 +12,7 @@ from collegium.models.slots import Slots
 from collegium.models.tail import Tail
 from collegium.routers import fixed, posterior, uniform
 from collegium.testing.composition import check_composition, check_mixture
+from collegium.testing.language_model import check_language_model
 from collegium.testing.pico import random_adapter, random_base
 from collegium.testing.tiny import TinyLM, bigram_lm
 
@@ -156,12 +157,91 @@ def test_a_mix_along_the_text_stacks_its_experts_once_and_stays_exact(monkeypatc
     assert {*tokens[0].tolist()} != {*tokens[1].tolist()}
 
 
+def test_a_mix_computes_the_output_layer_for_scored_tokens_alone(monkeypatch: pytest.MonkeyPatch):
+    base, counted = with_adapters(), []
+    plain = Tail.__call__
+    monkeypatch.setattr(Tail, "__call__", lambda self, hidden: counted.append(len(hidden)) or plain(self, hidden))
+    tokens = torch.randint(0, 200, (2, 9), generator=torch.Generator().manual_seed(1))
+    model = Mix(base, keys(), uniform().bind(NAMES))
+    model.score(tokens, lengths=torch.tensor([9, 7]), context=torch.tensor([5, 3]))
+    assert sum(counted) == 4 + 4
+
+
 def test_a_text_is_computed_by_its_own_experts_alone():
     weights = torch.tensor([[[0.0, 1.0, 0.0]], [[0.0, 0.0, 1.0]]])
     rows = live_rows(Routing(NAMES, weights), 2)
     assert rows.choice.names == ("code", "chat")
     assert rows.choice.rows == 1
     assert rows.choice.index.tolist() == [[0], [1]]
+
+
+class Counted:
+    """A model that counts the texts it was asked about."""
+
+    def __init__(self, model: TinyLM) -> None:
+        self.model, self.texts, self.opened = model, 0, 0
+        self.tokenizer, self.vocab_size = model.tokenizer, model.vocab_size
+
+    def score(self, tokens, *, lengths=None, context=1):
+        self.texts += len(tokens)
+        return self.model.score(tokens, lengths=lengths, context=context)
+
+    def logprobs(self, tokens, *, lengths=None, context=1):
+        self.texts += len(tokens)
+        return self.model.logprobs(tokens, lengths=lengths, context=context)
+
+    def open(self, prompts):
+        self.opened += len(prompts)
+        return self.model.open(prompts)
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_whole_models_read_their_own_texts_alone(joined: bool):
+    models = {name: Counted(model) for name, model in toys().items()}
+    parts = [SeparateVoices({name: models[name]}) for name in models]
+    voices = JoinedVoices(parts) if joined else SeparateVoices(models)
+    tokens = torch.randint(0, 7, (9, 8), generator=torch.Generator().manual_seed(3))
+    choice = Choice(("law", "chat"), torch.tensor([[0], [1], [1]] * 3))
+
+    def asked(ask) -> int:
+        for model in models.values():
+            model.texts = 0
+        ask()
+        return sum(model.texts for model in models.values())
+
+    assert asked(lambda: voices.score(tokens, choice, lengths=None)) == 9
+    assert asked(lambda: voices.logprobs(tokens, choice, lengths=None)) == 9
+    voices.open(tokens[:, :4].tolist(), choice)
+    assert sum(model.opened for model in models.values()) == 9
+
+
+def test_texts_with_one_and_with_two_voices_in_a_part_are_put_together():
+    models = toys()
+    parts = [SeparateVoices({name: models[name] for name in names}) for names in (("law", "code"), ("chat", "base"))]
+    joined, flat = JoinedVoices(parts), SeparateVoices(models)
+    index = torch.tensor([[1, 3], [0, 1], [2, 0], [3, 2]])
+    choice = Choice(("chat", "law", "base", "code"), index)
+    tokens = torch.randint(0, 7, (4, 6), generator=torch.Generator().manual_seed(0))
+    wanted = flat.score(tokens, Choice(choice.names), lengths=None).gather(-1, index[:, None].expand(-1, 6, -1))
+    assert torch.equal(joined.score(tokens, choice, lengths=None), wanted)
+    assert torch.equal(flat.score(tokens, choice, lengths=None), wanted)
+    prompts = [[1, 2], [3], [4, 5, 6], [1]]
+    one, other = joined.open(prompts, choice), flat.open(prompts, choice)
+    assert torch.equal(one.prompt_scores(), other.prompt_scores())
+    for rows in ([3, 1, 0], [1, 2]):
+        for decoding in (one, other):
+            decoding.keep(torch.tensor(rows))
+            decoding.step(torch.tensor([2] * len(rows)))
+        assert torch.equal(one.logprobs(), other.logprobs())
+        assert torch.equal(one.prompt_scores(), other.prompt_scores())
+
+
+@pytest.mark.parametrize("router", [uniform(), posterior()])
+def test_a_composition_with_a_coarse_router_is_a_voice(router: RouterRecipe):
+    base = with_adapters()
+    mixed = Mix(base, keys(), posterior().bind(NAMES))
+    voices = SeparateVoices({"law": mixed, "code": base, "chat": random_base("llama", 1)})
+    check_language_model(Ensemble(voices, router.bind(("law", "code"))), batch=2, seq=6, contexts=(1, 3))
 
 
 def test_open_weights_are_refused_by_an_ensemble():
@@ -221,3 +301,36 @@ def test_the_suite_catches_forgotten_weights():
         check_composition(lambda recipe: forgets_weights(models), models)
     with pytest.raises(AssertionError, match="weighted sum"):
         check_mixture(lambda recipe: forgets_weights(models), models)
+
+
+class AheadMix(Mix):
+    """The weights of each token one token early, for routers that read text alone."""
+
+    def routing(self, tokens, *, lengths=None, context=1):
+        routing = super().routing(tokens, lengths=lengths, context=context)
+        if routing.weights.shape[1] == 1 or self.router.needs_likelihoods:
+            return routing
+        weights = routing.dense()
+        return Routing(routing.experts, torch.cat([weights[:, 1:], weights[:, -1:]], dim=1), kind=routing.kind)
+
+
+class FirstText(Ensemble):
+    """The first text's held weights for every text."""
+
+    def _route(self, tokens, lengths, context, table):
+        routing = super()._route(tokens, lengths, context, table)
+        if routing.weights.shape[1] > 1:
+            return routing
+        return Routing(self.experts, routing.dense()[:1].expand(len(routing.weights), -1, -1))
+
+
+def test_the_suite_catches_a_mix_that_looks_ahead():
+    base = with_adapters()
+    with pytest.raises(AssertionError, match="ahead"):
+        check_composition(lambda recipe: AheadMix(base, keys(), recipe.bind(NAMES)), alone(base))
+
+
+def test_the_suite_catches_one_text_routed_as_another():
+    models = toys()
+    with pytest.raises(AssertionError, match="alone"):
+        check_composition(lambda recipe: FirstText(SeparateVoices(models), recipe.bind(NAMES)), models)

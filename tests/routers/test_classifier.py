@@ -4,6 +4,7 @@ from domain_texts import Texts
 
 from collegium.core.errors import RoutingError, StaleRouter
 from collegium.core.protocols import Context, RouterRecipe
+from collegium.core.randomness import generator
 from collegium.core.routing import dense_weights
 from collegium.routers import classifier, default, fit_classifier, grow_classifier, posterior, shrink_classifier
 from collegium.testing.router import check_router
@@ -85,11 +86,31 @@ def test_longer_evidence_makes_it_surer(fitted: MemoryShelf, texts: Texts):
     assert short < long
 
 
-def test_it_abstains_on_nothing_and_on_what_is_like_no_expert(fitted: MemoryShelf):
-    for prompt in ("", "  \n", "\u00a0"):
-        assert weigh(fitted, [prompt]).tolist() == [[0.0, 0.0, 0.0, 1.0]]
-    strict = classifier(threshold=0.9)
-    assert weigh(fitted, ["zyx wvu tsr qpo nml kji"], recipe=strict).tolist() == [[0.0, 0.0, 0.0, 1.0]]
+def test_it_abstains_on_what_no_fit_ever_saw(fitted: MemoryShelf):
+    for prompt in ("", "  \n", "\u00a0", "zyx wvu tsr qpo nml kji", "bonjour le monde", "12 34 56"):
+        assert weigh(fitted, [prompt]).tolist() == [[0.0, 0.0, 0.0, 1.0]], prompt
+
+
+def habits(domain: str, *, texts: int, seed: int, words: int = 200) -> list[str]:
+    """Texts of words that every domain uses, each as often as is its habit: a stranger has no word of its own."""
+    often = (1.5 * torch.randn(200, generator=generator(0, "habit", domain))).softmax(dim=-1)
+    drawn = torch.multinomial(often.expand(texts, -1), words, replacement=True, generator=generator(seed, domain))
+    return [" ".join(f"w{word}" for word in row) for row in drawn.tolist()]
+
+
+def test_it_abstains_on_a_domain_it_never_saw_and_speaks_on_its_own():
+    shelf, known = MemoryShelf(), ("one", "two", "three", "four")
+    train, dev = ({name: habits(name, texts=8, seed=seed) for name in known} for seed in (0, 1))
+    fit_classifier(shelf, texts_by_expert=train, dev_by_expert=dev)
+
+    def abstains(name: str) -> float:
+        prompts = habits(name, texts=50, seed=2, words=24)
+        return float(weigh(shelf, prompts, experts=known)[:, -1].mean())
+
+    for stranger in ("five", "six", "seven"):
+        assert abstains(stranger) >= 0.8, stranger
+    for name in known:
+        assert abstains(name) <= 0.1, name
 
 
 def test_a_newcomer_is_recognised_and_touches_no_other_row(fitted: MemoryShelf, texts: Texts):

@@ -59,6 +59,7 @@ def test_text_names_a_router(text: str, recipe: object):
         ("oracle", "true domain"),
         ("posterior:prior=oracle", "true domain"),
         ("uniform:weight=1", "unknown argument 'weight'"),
+        ("fixed:law=0.5,law=0.5", "'law' is given twice"),
     ],
 )
 def test_mistakes_are_answered_with_the_way_out(text: str, says: str):

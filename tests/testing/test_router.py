@@ -10,6 +10,7 @@ import torch
 from collegium.core.protocols import Context
 from collegium.core.routing import Routing
 from collegium.routers import Posterior, PosteriorRouter, posterior, uniform
+from collegium.routers.held import HeldRouter
 from collegium.testing.router import check_regret_bound, check_router
 
 
@@ -61,6 +62,10 @@ def moved_by_padding(inner, state, tokens, log_likelihoods):
     return inner.step(state, tokens.clamp(min=0), log_likelihoods)
 
 
+def ends_at_padding(inner, state, tokens, log_likelihoods):
+    return inner.step(state, tokens.masked_fill((tokens < 0).cummax(dim=1).values, -1), log_likelihoods)
+
+
 def forgets_at_every_call(inner, state, tokens, log_likelihoods):
     return inner.step((state[0], torch.zeros_like(state[1])), tokens, log_likelihoods)
 
@@ -101,6 +106,7 @@ def one_weight_too_few(inner, state, tokens, log_likelihoods):
     [
         (looks_ahead, "looks ahead"),
         (moved_by_padding, "padding"),
+        (ends_at_padding, "wherever it stands"),
         (forgets_at_every_call, "pieces"),
         (prefers_the_first, "order of experts"),
         (unnormalised, "sum to 1"),
@@ -113,6 +119,29 @@ def one_weight_too_few(inner, state, tokens, log_likelihoods):
 def test_broken_routers_are_refused(fault: Callable[..., Any], says: str):
     with pytest.raises(AssertionError, match=says):
         check_router(Bent(fault))
+
+
+@dataclass(frozen=True)
+class Peeks:
+    """Reads what stands behind its context."""
+
+    name: str = "peeks"
+
+    def bind(self, experts, *, shelf=None, tokenizer=None):
+        primes = dict(zip(sorted(experts), (7, 11, 13, 17), strict=False))
+
+        def decide(context: Context):
+            weights = [
+                [(sum(row) + 1) * primes[name] % 19 + 1.0 for name in experts] for row in context.tokens.tolist()
+            ]
+            return torch.tensor(weights) / torch.tensor(weights).sum(dim=-1, keepdim=True)
+
+        return HeldRouter(experts, decide)
+
+
+def test_a_router_that_reads_behind_its_context_is_refused():
+    with pytest.raises(AssertionError, match="behind a context"):
+        check_router(Peeks())
 
 
 def test_the_whole_router_is_accepted():
@@ -149,6 +178,10 @@ def test_growth_of_a_fit_is_undone_by_its_own_means():
 
 def test_the_cumulative_posterior_keeps_the_regret_bound():
     check_regret_bound(posterior())
+
+
+def test_a_long_text_loses_nothing_to_rounding():
+    check_regret_bound(posterior(), sequences=6, seq=4096)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5])

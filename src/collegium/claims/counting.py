@@ -34,18 +34,28 @@ class CountingVoices:
         return self.voices.vocab_size
 
     def score(
-        self, tokens: Int[Tensor, "batch seq"], choice: Choice, *, lengths: Int[Tensor, " batch"] | None
+        self,
+        tokens: Int[Tensor, "batch seq"],
+        choice: Choice,
+        *,
+        lengths: Int[Tensor, " batch"] | None,
+        context: int | Int[Tensor, " batch"] = 1,
     ) -> Float[Tensor, "batch seq row"]:
         """Return the voices' scores."""
         self.asked.append(choice.rows)
-        return self.voices.score(tokens, choice, lengths=lengths)
+        return self.voices.score(tokens, choice, lengths=lengths, context=context)
 
     def logprobs(
-        self, tokens: Int[Tensor, "batch seq"], choice: Choice, *, lengths: Int[Tensor, " batch"] | None
+        self,
+        tokens: Int[Tensor, "batch seq"],
+        choice: Choice,
+        *,
+        lengths: Int[Tensor, " batch"] | None,
+        context: int | Int[Tensor, " batch"] = 1,
     ) -> Float[Tensor, "row batch seq vocab"]:
         """Return the voices' distributions."""
         self.asked.append(choice.rows)
-        return self.voices.logprobs(tokens, choice, lengths=lengths)
+        return self.voices.logprobs(tokens, choice, lengths=lengths, context=context)
 
     def open(self, prompts: Sequence[Sequence[int]], choice: Choice) -> VoicesDecoding:
         """Return the voices' decoding."""

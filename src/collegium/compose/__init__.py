@@ -1,11 +1,13 @@
 """Base + library + router = one language model."""
 
+from collegium.compose.choice import Choice
 from collegium.compose.door import Cast, ComposedModel, assemble, attach_expert, check_base, ensemble, merge, mix
 from collegium.compose.ensemble import Ensemble, EnsembleDecoding, combine, live_rows
+from collegium.compose.joined import JoinedVoices, SeparateVoices
 from collegium.compose.merge import TEXTLESS, constant_routing, textless_weights
 from collegium.compose.mix import Mix, MixDecoding
 from collegium.compose.routed import route
-from collegium.compose.voices import Choice, JoinedVoices, SeparateVoices, SlotVoices, Voices
+from collegium.compose.voices import SlotVoices, Voices
 
 __all__ = [
     "TEXTLESS",

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from collegium.compose.ensemble import Ensemble
+from collegium.compose.joined import JoinedVoices, SeparateVoices
 from collegium.compose.merge import check_weights, fold, textless_weights
 from collegium.compose.mix import Mix
-from collegium.compose.voices import JoinedVoices, SeparateVoices, SlotVoices, Voices
+from collegium.compose.voices import SlotVoices, Voices
 from collegium.core.errors import IncompatibleExpert, LibraryError, RoutingError
 from collegium.core.protocols import RouterRecipe
 from collegium.core.routing import BASE
@@ -41,16 +42,17 @@ class Cast:
         return JoinedVoices([slots, SeparateVoices(self.whole)]) if self.whole else slots
 
     def merged(self, weights: Mapping[str, float]) -> Base:
-        """Return one model with the weighted experts folded in, or whole models averaged.
+        """Return one model with the weighted experts folded in, or whole models averaged, the base by its own weight.
 
         Raises RoutingError on unknown names, weights that are not finite, or both kinds at once.
         """
         live = check_weights(weights, self.names)
         if not any(name in self.whole for name in live):
-            return fold(self.base, self.keys, live)
+            return fold(self.base, self.keys, {name: weight for name, weight in live.items() if name != BASE})
         if any(name in self.keys for name in live):
             raise RoutingError(f"merge averages whole models or folds adapters, not both at once: {sorted(live)}.")
-        return average_whole([self.whole[name] for name in live], list(live.values()), name=BASE)
+        models = {BASE: self.base, **self.whole}
+        return average_whole([models[name] for name in live], list(live.values()), name=BASE)
 
 
 def assemble(base: Base, library: Library) -> Cast:
@@ -137,7 +139,8 @@ def merge(
     """Return one model with the weighted experts folded in: it costs what the base costs.
 
     weights: expert -> any finite weight; or router: one that needs no text (uniform, fixed, cached_prior).
-    Whole models are averaged with each other (their weights normalised), never with adapters.
+    Whole models are averaged with each other and, where it has weight, with the base (weights normalised), never with
+    adapters. To adapters the base's weight does nothing: they are added to it.
     """
     if (weights is None) == (router is None):
         raise RoutingError("merge takes either weights={name: weight} or a router that needs no text.")

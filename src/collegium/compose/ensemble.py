@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from collegium.compose.choice import Choice
 from collegium.compose.routed import (
     check_parts,
     hide_padding,
@@ -18,7 +19,7 @@ from collegium.compose.routed import (
     row_context,
     row_lengths,
 )
-from collegium.compose.voices import Choice, Voices, VoicesDecoding
+from collegium.compose.voices import Voices, VoicesDecoding
 from collegium.core.errors import RoutingError
 from collegium.core.protocols import PrefixRouter, RouterState, Tokenizer, context_limit
 from collegium.core.routing import Routing
@@ -94,10 +95,10 @@ class Ensemble:
     ) -> Routing:
         """Return the weights after each token, in the order of `experts`; after top-k."""
         many = row_lengths(tokens, lengths)
-        table = None
+        read, table = row_context(context, many), None
         if self.router.needs_likelihoods:
-            table = self.voices.score(tokens, Choice(self.experts), lengths=many)
-        return self._route(tokens, many, row_context(context, many), table)
+            table = self.voices.score(tokens, Choice(self.experts), lengths=many, context=read)
+        return self._route(tokens, many, read, table)
 
     def _route(
         self,
@@ -123,11 +124,11 @@ class Ensemble:
         many = row_lengths(tokens, lengths)
         read = row_context(context, many)
         if self.router.needs_likelihoods:
-            table = self.voices.score(tokens, Choice(self.experts), lengths=many)
+            table = self.voices.score(tokens, Choice(self.experts), lengths=many, context=read)
             mixed = combine(self._route(tokens, many, read, table), table)
         else:
             rows = live_rows(self._route(tokens, many, read, None), len(tokens))
-            table = self.voices.score(tokens, rows.choice, lengths=many)
+            table = self.voices.score(tokens, rows.choice, lengths=many, context=read)
             before = rows.log_weights if rows.log_weights.shape[1] == 1 else rows.log_weights[:, :-1]
             mixed = mix_log_probs(before.to(table.device), table[:, 1:].float())
             mixed = torch.cat([mixed.new_zeros(len(mixed), 1), mixed], dim=1)
@@ -145,12 +146,12 @@ class Ensemble:
         many = row_lengths(tokens, lengths)
         read = row_context(context, many)
         if self.router.needs_likelihoods:
-            every = self.voices.logprobs(tokens, Choice(self.experts), lengths=many)
-            table = _gather_next(every, tokens)
+            table = self.voices.score(tokens, Choice(self.experts), lengths=many, context=read)
+            every = self.voices.logprobs(tokens, Choice(self.experts), lengths=many, context=read)
             log_weights = self._route(tokens, many, read, table).log_weights()
         else:
             rows = live_rows(self._route(tokens, many, read, None), len(tokens))
-            every = self.voices.logprobs(tokens, rows.choice, lengths=many)
+            every = self.voices.logprobs(tokens, rows.choice, lengths=many, context=read)
             log_weights = rows.log_weights
         mixed = torch.full_like(every[0], float("-inf"))
         for row in range(len(every)):
@@ -194,14 +195,6 @@ def live_rows(routing: Routing, batch: int) -> _Rows:
         return _Rows(Choice(names), dense.log())
     weights, index = dense[:, 0].sort(dim=-1, descending=True, stable=True)
     return _Rows(Choice(names, index[:, :most]), weights[:, None, :most].log())
-
-
-def _gather_next(
-    every: Float[Tensor, "row batch seq vocab"], tokens: Int[Tensor, "batch seq"]
-) -> Float[Tensor, "batch seq row"]:
-    targets = tokens[:, 1:].to(every.device)
-    found = every[:, :, :-1].gather(-1, targets[None, ..., None].expand(len(every), -1, -1, 1))[..., 0]
-    return torch.nn.functional.pad(found, (1, 0)).permute(1, 2, 0)
 
 
 class EnsembleDecoding:

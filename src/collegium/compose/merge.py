@@ -41,7 +41,7 @@ def check_weights(weights: Mapping[str, float], known: tuple[str, ...]) -> dict[
     values = torch.tensor(list(weights.values()) or [0.0])
     if not torch.isfinite(values).all():
         raise RoutingError(f"merge weights must be finite, got {dict(weights)}.")
-    return {name: float(weight) for name, weight in weights.items() if weight != 0 and name != BASE}
+    return {name: float(weight) for name, weight in weights.items() if weight != 0}
 
 
 def constant_routing(weights: Mapping[str, float]) -> Routing:

@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from collegium.compose.choice import Choice
 from collegium.compose.routed import (
     check_parts,
     hide_padding,
-    keep_scored,
     last_weights,
     read_context,
     right_padded,
@@ -17,11 +17,11 @@ from collegium.compose.routed import (
     row_context,
     row_lengths,
 )
-from collegium.compose.voices import Choice, SlotVoices
+from collegium.compose.voices import SlotVoices
 from collegium.core.protocols import PrefixRouter, RouterState, Tokenizer
 from collegium.core.routing import BASE, Routing, dense_weights
 from collegium.core.state import select_rows
-from collegium.models import Base, Group, RowDecoding, RowPlan
+from collegium.models import Base, Group, RowDecoding, RowPlan, after_context
 
 
 class Mix:
@@ -106,7 +106,7 @@ class Mix:
         many = row_lengths(tokens, lengths)
         read = row_context(context, many)
         plan = self._plan(self.routing(tokens, lengths=many, context=read))
-        return keep_scored(self.base.score_rows(tokens, lengths=many, plan=plan)[0], lengths=many, context=read)
+        return self.base.score_rows(tokens, lengths=many, plan=plan, scored=after_context(tokens, read))[0]
 
     @torch.no_grad()
     def logprobs(

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from collegium.compose.content import content_of, template_parts
 from collegium.core.errors import RoutingError
 from collegium.core.protocols import Context, PrefixRouter, Tokenizer
 from collegium.core.routing import Routing
@@ -64,10 +65,16 @@ def read_context(
     tokenizer: Tokenizer | None,
     domains: tuple[str, ...] | None = None,
 ) -> Context:
-    """Return what a router may read before it starts: the first `context` tokens of each row, and their text."""
+    """Return what a router may read before it starts: the first `context` tokens of each row, and their text.
+
+    The text of a rendered chat is its messages alone: the template says nothing about who should speak.
+    """
     ids = tokens.cpu()[:, : int(context.max())]
     rows = [row[:length] for row, length in zip(ids.tolist(), context.tolist(), strict=True)]
-    texts = None if tokenizer is None else tuple(tokenizer.decode(row) for row in rows)
+    texts = None
+    if tokenizer is not None:
+        parts = template_parts(tokenizer)
+        texts = tuple(content_of(tokenizer.decode(row), parts) for row in rows)
     return Context(hide_padding(ids, context), context, texts, domains)
 
 

@@ -31,18 +31,18 @@ def running_log_likelihood(
     0 the one-token posterior of its public code, which breaks the regret bound.
 
     Where `padding` is true the token moves nothing. Tokens are added one after another, so that reading them at once
-    or one by one is the same to the last bit.
+    or one by one is the same to the last bit, and in float64, so that a long text loses nothing to rounding.
 
     >>> running_log_likelihood(torch.tensor([[[-1.0], [-2.0]]]), torch.zeros(1, 1))
     tensor([[[-1.],
-             [-3.]]])
+             [-3.]]], dtype=torch.float64)
     """
-    running, rows = start, []
+    running, rows = start.double(), []
     for position in range(log_likelihoods.shape[1]):
         moved = decay * running + log_likelihoods[:, position]
         running = moved if padding is None else torch.where(padding[:, position, None], running, moved)
         rows.append(running)
-    return torch.stack(rows, dim=1) if rows else log_likelihoods
+    return torch.stack(rows, dim=1) if rows else log_likelihoods.double()
 
 
 def mix_log_probs(

@@ -26,7 +26,7 @@ from collegium.recipes.keep import route_all
 from collegium.recipes.opening import DEFAULT_BASE, kept_reference, open_base
 from collegium.recipes.reference import is_library
 from collegium.recipes.reserved import check_domains
-from collegium.recipes.run_card import RunCard, make_card, run_folder
+from collegium.recipes.run_card import RunCard, make_card, make_folder, run_folder
 from collegium.recipes.speed import tokens_per_second, whole_tokens_per_second
 from collegium.recipes.watch import Watch
 

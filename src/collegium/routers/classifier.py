@@ -15,6 +15,8 @@ from collegium.routers.fitted import covering_fit
 from collegium.routers.held import HeldRouter, check_experts
 
 CLASSIFIER = "classifier"
+THRESHOLD = 1 / 3
+"""By default it abstains where an unseen domain is more than twice as likely."""
 LONGEST = 128
 """Words beyond which a longer text makes the calibration no surer."""
 
@@ -26,12 +28,17 @@ class Classifier:
     A row per expert: logistic regression on tf-idf against a fixed background sample ("rest"), calibrated on held-out
     excerpts with a slope that depends on their length. Row e gives p_e, the probability against the rest when both
     are equally likely; with m_e other domains in the background, the weight is p_e / (p_e + m_e (1 - p_e)), normalised
-    over the experts. When no p_e reaches `threshold`, or the context has no word, all weight is on `base`.
+    over the experts.
+
+    Whether it abstains is decided by a second calibration, q_e, against domains that the row did not see: each domain
+    of the background is left out once, and q_e is the probability that a context is of the expert's domain and not of
+    one left out, when both are equally likely. When no q_e reaches `threshold`, or no word of the context occurred in
+    the fit, all weight is on `base`. With a single other domain in the background none can be left out, and q_e = p_e.
 
     fit: the name it lies under in the library.
     """
 
-    threshold: float = 0.5
+    threshold: float = THRESHOLD
     fit: str = CLASSIFIER
 
     def __post_init__(self) -> None:
@@ -63,7 +70,7 @@ class Classifier:
         return HeldRouter((*experts, BASE), decide)
 
 
-def classifier(threshold: float = 0.5, fit: str = CLASSIFIER) -> Classifier:
+def classifier(threshold: float = THRESHOLD, fit: str = CLASSIFIER) -> Classifier:
     """Return the recipe of the classifier.
 
     >>> classifier(threshold=0.7).threshold
@@ -74,10 +81,14 @@ def classifier(threshold: float = 0.5, fit: str = CLASSIFIER) -> Classifier:
 
 @dataclass(frozen=True)
 class Rows:
-    """One-versus-rest rows. calibration: intercept, slope, slope with length, offset, number of domains in the rest."""
+    """One-versus-rest rows.
+
+    calibration: intercept; slope, slope with length, offset against the rest; number of domains in the rest; slope,
+    slope with length, offset against unseen domains.
+    """
 
     rows: Float[Tensor, "expert bucket"]
-    calibration: Float[Tensor, "expert 5"]
+    calibration: Float[Tensor, "expert 8"]
     inverse_frequency: Float[Tensor, " bucket"]
 
     def weights(self, text: str, *, threshold: float) -> Float[Tensor, " entry"]:
@@ -85,15 +96,24 @@ class Rows:
         features = count_features(text)
         experts = len(self.rows)
         abstaining = torch.nn.functional.one_hot(torch.tensor(experts), experts + 1).float()
-        if not features.words:
+        own = self.rows[:, features.index]
+        if not bool(own.any()):
             return abstaining
-        intercept, slope, with_length, offset, rest = self.calibration.unbind(dim=-1)
-        raw = (self.rows[:, features.index] * scaled(features, self.inverse_frequency)).sum(dim=-1) + intercept
-        log_odds = raw * (slope + with_length * length_share(features.words)) + offset
-        if float(log_odds.sigmoid().max()) < threshold:
+        intercept, against, rest, unseen = self.calibration.split((1, 3, 1, 3), dim=-1)
+        raw = (own * scaled(features, self.inverse_frequency)).sum(dim=-1) + intercept[:, 0]
+        length = length_share(features.words)
+        if float(_log_odds(raw, length, unseen).sigmoid().max()) < threshold:
             return abstaining
+        log_odds, rest = _log_odds(raw, length, against), rest[:, 0]
         shares = torch.nn.functional.logsigmoid(log_odds - rest.log()).softmax(dim=0)
         return torch.cat([shares.float(), torch.zeros(1)])
+
+
+def _log_odds(
+    raw: Float[Tensor, " expert"], length: float, platt: Float[Tensor, "expert 3"]
+) -> Float[Tensor, " expert"]:
+    slope, with_length, offset = platt.unbind(dim=-1)
+    return raw * (slope + with_length * length) + offset
 
 
 def length_share(words: int) -> float:

@@ -1,6 +1,7 @@
 """Fitting the classifier's rows: a background once, then one row per expert that touches no other."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,10 +18,13 @@ from collegium.routers.fitted import Fit, change_fit, fit_card, with_row, withou
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
+    from sklearn.linear_model import LogisticRegression
 
 WORDS = (24, 8, 96, 48)
 """Excerpt lengths in words: prompts of about 32 tokens first, shorter and longer ones between them."""
 _TRAIN, _DEV, _BACKGROUND_TRAIN, _BACKGROUND_DEV = 400, 200, 200, 100
+_FOLDS = 4
+"""Into how many parts the background's domains are divided, each left out once to see how unseen domains look."""
 
 
 def fit_classifier(
@@ -104,37 +108,76 @@ def _background(experts: Sequence[str], samples: Mapping[str, _Sample]) -> dict[
     }
 
 
-def _rest(tensors: Mapping[str, Tensor], *, without: int, dev: bool) -> list[Sparse]:
-    """Return the background's excerpts for training or calibrating, without those of one owner."""
+def _rest(tensors: Mapping[str, Tensor], owners: Sequence[int], *, dev: bool) -> list[Sparse]:
+    """Return the background's excerpts of these owners, for training or for calibrating."""
     sizes = tensors["background.size"].tolist()
     indices = tensors["background.index"].long().split(sizes)
     weights = tensors["background.weight"].split(sizes)
-    chosen = (tensors["background.owner"] != without) & (tensors["background.dev"] == dev)
+    chosen = torch.isin(tensors["background.owner"], torch.tensor(owners)) & (tensors["background.dev"] == dev)
     words = tensors["background.words"].tolist()
     return [Sparse(indices[row], weights[row], words[row]) for row in chosen.nonzero().flatten().tolist()]
 
 
 def _row(expert: str, sample: _Sample, tensors: Mapping[str, Tensor], *, card: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return one expert's row and calibration."""
-    from sklearn.linear_model import LogisticRegression
-
+    """Return one expert's row and calibrations: against the rest it was fitted on, and against domains it never saw."""
     owners: list[str] = card["first"]
-    own = owners.index(expert) if expert in owners else -1
-    inverse = tensors["inverse_frequency"]
-    train, dev = sample[0], sample[1]
-    rest, rest_dev = _rest(tensors, without=own, dev=False), _rest(tensors, without=own, dev=True)
-    words = LogisticRegression(C=10.0, class_weight="balanced", solver="liblinear", random_state=0)
-    words.fit(_matrix([*train, *rest], inverse), [1] * len(train) + [0] * len(rest))
-    raw = torch.from_numpy(words.decision_function(_matrix([*dev, *rest_dev], inverse)))
-    shares = torch.tensor([length_share(each.words) for each in [*dev, *rest_dev]], dtype=torch.float64)
-    platt = LogisticRegression(C=1.0, class_weight="balanced")
-    platt.fit(torch.stack([raw, raw * shares], dim=1).numpy(), [1] * len(dev) + [0] * len(rest_dev))
-    intercept, offset = (float(np.asarray(each.intercept_)[0]) for each in (words, platt))
-    calibration = [intercept, *platt.coef_[0].tolist(), offset, len(owners) - (own >= 0)]
+    others = [place for place, owner in enumerate(owners) if owner != expert]
+    words = _words(sample, tensors, others)
+    against = _platt([_Judged.of(words, sample, tensors, others)])
+    folds = [others[start::_FOLDS] for start in range(min(_FOLDS, len(others)))] if len(others) > 1 else []
+    unseen = []
+    for left_out in folds:
+        seen = [place for place in others if place not in left_out]
+        unseen.append(_Judged.of(_words(sample, tensors, seen), sample, tensors, left_out))
+    calibration = [
+        float(np.asarray(words.intercept_)[0]),
+        *against,
+        len(others),
+        *(_platt(unseen) if unseen else against),
+    ]
     return {
         f"row.{expert}": torch.from_numpy(words.coef_[0]).float(),
         f"calibration.{expert}": torch.tensor(calibration, dtype=torch.float64),
     }
+
+
+def _words(sample: _Sample, tensors: Mapping[str, Tensor], rest: Sequence[int]) -> "LogisticRegression":
+    """Return the regression that tells an expert's training excerpts from those of these owners."""
+    from sklearn.linear_model import LogisticRegression
+
+    own, others = sample[0], _rest(tensors, rest, dev=False)
+    words = LogisticRegression(C=10.0, class_weight="balanced", solver="liblinear", random_state=0)
+    return words.fit(_matrix([*own, *others], tensors["inverse_frequency"]), [1] * len(own) + [0] * len(others))
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """What a regression said about held-out excerpts: its raw score, their lengths, and whose they are."""
+
+    raw: Tensor
+    shares: Tensor
+    own: list[int]
+
+    @staticmethod
+    def of(
+        words: "LogisticRegression", sample: _Sample, tensors: Mapping[str, Tensor], rest: Sequence[int]
+    ) -> "_Judged":
+        """Return it for the expert's dev excerpts and those of these owners."""
+        own, others = sample[1], _rest(tensors, rest, dev=True)
+        excerpts = [*own, *others]
+        raw = torch.from_numpy(words.decision_function(_matrix(excerpts, tensors["inverse_frequency"])))
+        shares = torch.tensor([length_share(each.words) for each in excerpts], dtype=torch.float64)
+        return _Judged(raw, shares, [1] * len(own) + [0] * len(others))
+
+
+def _platt(judged: Sequence[_Judged]) -> list[float]:
+    """Return slope, slope with length and offset of the log-odds that an excerpt is the expert's, at equal odds."""
+    from sklearn.linear_model import LogisticRegression
+
+    raw, shares = torch.cat([each.raw for each in judged]), torch.cat([each.shares for each in judged])
+    platt = LogisticRegression(C=1.0, class_weight="balanced")
+    platt.fit(torch.stack([raw, raw * shares], dim=1).numpy(), [own for each in judged for own in each.own])
+    return [*platt.coef_[0].tolist(), float(np.asarray(platt.intercept_)[0])]
 
 
 def _matrix(texts: Sequence[Sparse], inverse: Tensor) -> "csr_matrix":

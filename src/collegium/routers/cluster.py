@@ -122,8 +122,7 @@ class ClusterRouter:
                 weights.append(text.weights)
             later.append(text)
             rows.append(torch.stack(weights) if weights else text.weights.new_zeros(0, len(self.experts)))
-        routing = Routing(self.experts, torch.stack(rows))
-        return routing.top_k(self.top_k), later
+        return Routing(self.experts, torch.stack(rows)), later
 
     def _read(self, text: _Text, token: int) -> _Text:
         if token < 0:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from collegium.core.errors import UnknownName
 from collegium.core.protocols import PrefixRouter, Shelf, Tokenizer
-from collegium.routers.classifier import CLASSIFIER, Classifier
+from collegium.routers.classifier import CLASSIFIER, THRESHOLD, Classifier
 from collegium.routers.fitted import check_kind, known_experts
 from collegium.routers.posterior import Posterior
 
@@ -17,7 +17,7 @@ class Default:
     added), or where the base serves token ids.
     """
 
-    threshold: float = 0.5
+    threshold: float = THRESHOLD
     fit: str = CLASSIFIER
 
     def __post_init__(self) -> None:
@@ -49,7 +49,7 @@ class Default:
         return known_experts(shelf, card)
 
 
-def default(threshold: float = 0.5, fit: str = CLASSIFIER) -> Default:
+def default(threshold: float = THRESHOLD, fit: str = CLASSIFIER) -> Default:
     """Return the recipe that is used when none is named.
 
     >>> default().bind(("law", "code")).needs_likelihoods

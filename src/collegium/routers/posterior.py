@@ -90,7 +90,7 @@ class PosteriorRouter:
     def start(self, context: Context) -> RouterState:
         """Return the prior, decided from the context, and no evidence."""
         log_prior = self.log_prior(context)
-        return log_prior, torch.zeros_like(log_prior)
+        return log_prior, torch.zeros_like(log_prior, dtype=torch.float64)
 
     def step(
         self,
@@ -104,7 +104,7 @@ class PosteriorRouter:
             raise RoutingError(f"posterior needs the log-likelihoods of {len(self.experts)} experts, got {got}.")
         log_prior, running = state
         path = running_log_likelihood(log_likelihoods, running, decay=self.decay, padding=tokens < 0)
-        routing = Routing(self.experts, log_posterior(log_prior[:, None], path).exp())
+        routing = Routing(self.experts, log_posterior(log_prior[:, None], path).exp().float())
         return routing, (log_prior, path[:, -1] if tokens.shape[1] else running)
 
 

@@ -80,17 +80,22 @@ def parse(text: str) -> RouterRecipe:
         raise ConfigError(f"unknown router {name!r}. {nearest(name, table)}")
     if name == "oracle":
         raise ConfigError("oracle needs each text's true domain; `eval` and `compare` add it by themselves.")
-    pairs = dict(_pair(piece, text) for piece in rest.split(",")) if rest else {}
+    pairs = _pairs(rest, where=text)
     if name == "fixed":
         return fixed({expert: _number(value, where=text) for expert, value in pairs.items()})
     return table[name].build(**_arguments(table[name].build, pairs, where=text))
 
 
-def _pair(piece: str, text: str) -> tuple[str, str]:
-    key, equals, value = piece.partition("=")
-    if not (key and equals and value):
-        raise ConfigError(f"router {text!r}: arguments are written NAME:KEY=VALUE,KEY=VALUE; got {piece!r}.")
-    return key.strip(), value.strip()
+def _pairs(text: str, *, where: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for piece in text.split(",") if text else ():
+        key, equals, value = (part.strip() for part in piece.partition("="))
+        if not (key and equals and value):
+            raise ConfigError(f"router {where!r}: arguments are written NAME:KEY=VALUE,KEY=VALUE; got {piece!r}.")
+        if key in found:
+            raise ConfigError(f"router {where!r}: {key!r} is given twice, {found[key]} and {value}; leave one out.")
+        found[key] = value
+    return found
 
 
 def _arguments(build: Callable[..., Any], pairs: Mapping[str, str], *, where: str) -> dict[str, Any]:

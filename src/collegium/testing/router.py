@@ -1,7 +1,7 @@
 """What every prefix router must satisfy, whatever it weighs by."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -58,6 +58,15 @@ class _Trial:
         noise = {name: torch.where(padding, each - 7.0, each) for name, each in self.likelihoods.items()}
         return _Trial(self.context, self.tokens.masked_fill(padding, -1), noise)
 
+    def padded_between(self) -> tuple["_Trial", Int[Tensor, "batch place"]]:
+        """Return the trial with negative tokens at random places of each text, and the token last read at each."""
+        batch, seq = self.tokens.shape
+        chosen = 1 + torch.rand(batch, seq + 2, generator=generator(0, "padding")).argsort(dim=1)[:, :3]
+        padding = torch.zeros(batch, seq + 3, dtype=torch.bool).scatter(1, chosen, True)
+        last = (~padding).cumsum(dim=1) - 1
+        noise = {name: each.gather(1, last) - 7.0 * padding for name, each in self.likelihoods.items()}
+        return _Trial(self.context, self.tokens.gather(1, last).masked_fill(padding, -1), noise), last
+
     def changed_from(self, place: int) -> "_Trial":
         """Return the trial with other tokens and other likelihoods from `place` on."""
         later = torch.arange(self.tokens.shape[1]) >= place
@@ -82,9 +91,9 @@ def check_router(
     """Return nothing when the router keeps the contract of `PrefixRouter`; raise AssertionError with what broke.
 
     The laws: weights are a distribution with at most `top_k` experts; nothing looks ahead; n tokens at once are as one
-    by one, to the last bit; padding moves nothing; a text in a batch is as it is alone, also after others were
-    dropped; a state is never changed in place; the order of experts does not matter; with a newcomer added and removed
-    again every answer is as before, to the last bit.
+    by one, to the last bit; padding moves nothing, and so does what stands behind a context; a text in a batch is as
+    it is alone, also after others were dropped; a state is never changed in place; the order of experts does not
+    matter; with a newcomer added and removed again every answer is as before, to the last bit.
 
     texts:        token ids to read (at least two, of at least four tokens), by default random ones below 20.
     domains:      the true domain of each text, for the oracle.
@@ -98,6 +107,7 @@ def check_router(
     _check_step_by_step(router, trial)
     _check_rows(router, trial)
     _check_padding(router, trial)
+    _check_context(router, trial)
     _check_state_is_a_value(router, trial)
     turned = recipe.bind(experts[::-1], shelf=shelf, tokenizer=tokenizer)
     _same(trial.weights(turned), trial.weights(router), within=_ROUNDING, law="the order of experts does not matter")
@@ -222,6 +232,9 @@ def _check_padding(router: PrefixRouter, trial: _Trial) -> None:
     valid = (torch.arange(seq) < lengths[:, None])[..., None]
     full, read = trial.weights(router), padded.weights(router)
     _same(read * valid, full * valid, within=0.0, law="padding moves nothing before it")
+    between, last = trial.padded_between()
+    wanted = full.gather(1, last[..., None].expand(-1, -1, full.shape[-1]))
+    _same(between.weights(router), wanted, within=0.0, law="padding moves nothing, wherever it stands")
     held = full.gather(1, (lengths - 1)[:, None, None].expand_as(full[:, :1]))
     _same(read * ~valid, held * ~valid, within=0.0, law="the weights of padding are those before it")
     _, state = padded.read(router, router.start(trial.context))
@@ -231,6 +244,15 @@ def _check_padding(router: PrefixRouter, trial: _Trial) -> None:
         expected, _ = alone.read(router, unpadded, start=length)
         after, _ = alone.read(router, select_rows(state, torch.tensor([row])), start=length)
         _same(after, expected, within=_ROUNDING, law="padding leaves the state as it was")
+
+
+def _check_context(router: PrefixRouter, trial: _Trial) -> None:
+    context, before = trial.context, trial.weights(router)
+    wider = torch.cat([context.tokens, context.tokens[:, :2]], dim=1)
+    behind = torch.arange(wider.shape[1]) >= context.lengths[:, None]
+    for tokens in (wider.masked_fill(behind, -1), torch.where(behind, wider.flip(0), wider)):
+        after = replace(trial, context=replace(context, tokens=tokens)).weights(router)
+        _same(after, before, within=0.0, law="nothing looks ahead: what stands behind a context moves nothing")
 
 
 def _check_rows(router: PrefixRouter, trial: _Trial) -> None:
