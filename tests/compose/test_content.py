@@ -28,6 +28,10 @@ def tokenizer_with(template: str):
     return tokenizer
 
 
+def rendered(messages, tokenizer) -> str:
+    return tokenizer.decode(chat_prompt(messages, tokenizer))
+
+
 def shown(text: str, tokenizer) -> str:
     ids = tokenizer.encode(text)
     texts = read_context(torch.tensor([ids]), torch.tensor([len(ids)]), tokenizer=tokenizer).texts
@@ -38,25 +42,25 @@ def shown(text: str, tokenizer) -> str:
 @pytest.mark.parametrize("template", [byte_tokenizer().chat_template, DEFAULT_SYSTEM, STRICT])
 def test_a_rendered_chat_is_shown_as_its_messages(template: str):
     tokenizer = tokenizer_with(template)
-    one = chat_prompt([{"role": "user", "content": "To be, or not?"}], tokenizer)
+    one = rendered([{"role": "user", "content": "To be, or not?"}], tokenizer)
     assert shown(one, tokenizer) == "To be, or not?"
     turns = [
         {"role": "user", "content": "To be?"},
         {"role": "assistant", "content": "Be."},
         {"role": "user", "content": "Why?"},
     ]
-    assert shown(chat_prompt(turns, tokenizer), tokenizer) == "To be?\nBe.\nWhy?"
+    assert shown(rendered(turns, tokenizer), tokenizer) == "To be?\nBe.\nWhy?"
 
 
 def test_a_system_message_of_ones_own_is_content():
     tokenizer = tokenizer_with(DEFAULT_SYSTEM)
     turns = [{"role": "system", "content": "Speak in verse"}, {"role": "user", "content": "To be?"}]
-    assert shown(chat_prompt(turns, tokenizer), tokenizer) == "Speak in verse\nTo be?"
+    assert shown(rendered(turns, tokenizer), tokenizer) == "Speak in verse\nTo be?"
 
 
 def test_a_context_may_end_anywhere_in_a_chat():
     tokenizer = tokenizer_with(DEFAULT_SYSTEM)
-    text = chat_prompt([{"role": "user", "content": "To be?"}], tokenizer)
+    text = rendered([{"role": "user", "content": "To be?"}], tokenizer)
     opening, closing = text.index("To be?"), text.index("To be?") + len("To be?")
     for end in range(1, len(text) + 1):
         wanted = text[opening : min(end, closing)] if end > opening else ""
@@ -65,7 +69,7 @@ def test_a_context_may_end_anywhere_in_a_chat():
 
 def test_the_context_alone_is_read():
     tokenizer = byte_tokenizer()
-    ids = tokenizer.encode(chat_prompt([{"role": "user", "content": "To be?"}], tokenizer))
+    ids = chat_prompt([{"role": "user", "content": "To be?"}], tokenizer)
     read = tokenizer.encode("<|im_start|>user\nTo")
     texts = read_context(torch.tensor([ids]), torch.tensor([len(read)]), tokenizer=tokenizer).texts
     assert texts == ("To",)

@@ -101,4 +101,4 @@ def test_packages_that_bring_what_is_no_new_router_are_refused(
 def test_the_names_under_which_fits_are_kept_are_reserved():
     arguments = {"fixed": ({},), "oracle": ({},)}
     recipes = [method.build(*arguments.get(name, ())) for name, method in ROUTERS.items()]
-    assert {recipe.fit for recipe in recipes if hasattr(recipe, "fit")} == FITTED_ROUTERS
+    assert {recipe.fit for recipe in recipes if hasattr(recipe, "fit")} == set(FITTED_ROUTERS)

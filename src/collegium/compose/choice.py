@@ -1,5 +1,6 @@
 """Which voices are asked about which texts, and how that is shared out among several owners of voices."""
 
+import functools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -79,7 +80,8 @@ def put_together(
 ) -> Float[Tensor, "batch row *rest"]:
     """Return what every owner answered (`text k *rest`, each of its own shape), each row in its place."""
     first = answers[0][1]
-    whole = first.new_zeros(batch, rows, *first.shape[2:])
+    dtype = functools.reduce(torch.promote_types, (answer.dtype for _, answer in answers))
+    whole = first.new_zeros(batch, rows, *first.shape[2:], dtype=dtype)
     for share, answer in answers:
-        whole[share.texts[:, None], share.ranks] = answer
+        whole[share.texts[:, None], share.ranks] = answer.to(whole)
     return whole

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from collegium.core.errors import CorruptExpert, NewerFormat
 
 CARD_VERSION = 1
+_DIGITS_SHOWN = 24
 
 
 @dataclass(frozen=True)
@@ -145,15 +146,19 @@ def _refuse_constant(constant: str) -> Any:  # noqa: ANN401 - never returns
 def _finite(digits: str) -> float:
     value = float(digits)
     if not math.isfinite(value):
-        raise ValueError(f"{digits} is larger than any number kept")
+        raise ValueError(f"{_short(digits)} is larger than any number kept")
     return value
 
 
 def _whole(digits: str) -> int:
     value = int(digits)
     if not -(2**63) <= value < 2**63:
-        raise ValueError(f"{digits} takes more than 64 bits")
+        raise ValueError(f"{_short(digits)} takes more than 64 bits")
     return value
+
+
+def _short(digits: str) -> str:
+    return digits if len(digits) <= _DIGITS_SHOWN else f"{digits[:_DIGITS_SHOWN]}..."
 
 
 def _texts(value: object) -> bool:

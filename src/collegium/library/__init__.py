@@ -2,8 +2,8 @@
 
 from collegium.library.incoming import UnverifiedBase, received
 from collegium.library.index import Row
-from collegium.library.library import Library, Shown
-from collegium.library.lineage import Lineage
+from collegium.library.library import Library
+from collegium.library.lineage import Lineage, Shown
 from collegium.library.manifest import Defaults, check_place
 from collegium.library.removal import Removal
 

@@ -4,7 +4,6 @@ import copy
 import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from collegium.experts import Expert, load_expert, read_card, save_expert
 from collegium.library import shelves
 from collegium.library.incoming import received
 from collegium.library.index import Index, Row
-from collegium.library.lineage import Lineage, descendants, lineage
+from collegium.library.lineage import Shown, descendants, lineage
 from collegium.library.manifest import (
     LOCK_FILE,
     MANIFEST_FILE,
@@ -45,17 +44,6 @@ from collegium.library.sites import Sites, read_sites, sites_key, sites_tensors
 from collegium.models import Base
 
 _KEPT_OPEN = 256
-
-
-@dataclass(frozen=True)
-class Shown:
-    """Everything a library knows about one expert."""
-
-    card: ExpertCard
-    lineage: Lineage
-    descendants: tuple[str, ...]
-    metrics: tuple[Mapping[str, Any], ...]
-    payload_bytes: int
 
 
 class Library:

@@ -3,7 +3,9 @@
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from collegium.core.cards import ExpertCard
 from collegium.library.index import Row
 
 
@@ -30,6 +32,17 @@ class Lineage:
             depth, each = waiting.pop()
             yield depth, each
             waiting.extend((depth + 1, parent) for parent in reversed(each.parents))
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Everything a library knows about one expert."""
+
+    card: ExpertCard
+    lineage: Lineage
+    descendants: tuple[str, ...]
+    metrics: tuple[Mapping[str, Any], ...]
+    payload_bytes: int
 
 
 def lineage(rows: Mapping[str, Row], name: str) -> Lineage:

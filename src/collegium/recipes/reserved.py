@@ -1,7 +1,6 @@
-"""Names that a domain cannot have: its expert would bear a name that the library needs for something else."""
+"""The name that a domain cannot have because a build needs it; those of routers are refused by `Domain` itself."""
 
 from collegium.core.errors import DataError
-from collegium.core.names import FITTED_ROUTERS
 from collegium.data import Corpus
 
 NEWCOMER = "build-newcomer"
@@ -9,10 +8,9 @@ NEWCOMER = "build-newcomer"
 
 
 def check_domains(corpus: Corpus) -> None:
-    """Raise DataError for domains of reserved names, before anything is trained."""
-    taken = [name for name in corpus.names if name in {*FITTED_ROUTERS, NEWCOMER}]
-    if taken:
+    """Raise DataError for a domain of the reserved name, before anything is trained."""
+    if NEWCOMER in corpus.names:
         raise DataError(
-            f"an expert is named after its domain, and these names belong to routers and to the expert that a build "
-            f"removes again: {', '.join((*FITTED_ROUTERS, NEWCOMER))}. Rename {', '.join(taken)}."
+            f"an expert is named after its domain, and {NEWCOMER!r} is the expert that a build adds and removes again. "
+            "Rename that domain."
         )
