@@ -307,10 +307,10 @@ def test_generate_says_who_spoke(built):
     config = generate.GenerateConfig(
         prompt="Court statute plaintiff ", model=str(built[0].library), sampling=Sampling(tokens=12), common=COMMON
     )
-    found = generate.run(config).result
+    found = generate.run(config, watch=Silent()).result
     assert max(found["speakers"], key=found["speakers"].get) == "law"
     fixed = dataclasses.replace(config, experts="sea=.7,law=.3")
-    assert set(generate.run(fixed).result["speakers"]) >= {"sea", "law"}
+    assert set(generate.run(fixed, watch=Silent()).result["speakers"]) >= {"sea", "law"}
 
 
 def test_train_leaves_alone_what_is_there_and_adds_the_rest(built, texts, tmp_path):
@@ -351,11 +351,12 @@ def test_whole_models_branch_from_their_parents_and_speak_together(built, texts,
     with pytest.raises(LibraryError, match="kitchen"):
         remove_expert(library, "law")
     for query in ("", "?compose=merge&experts=law,sea"):
-        model = f"{config.library}{query}"
+        model, log = f"{config.library}{query}", Log()
         found = evaluate.run(
             evaluate.EvalConfig(data=texts, model=model, window=64, context=16, budget="600", common=COMMON),
-            watch=Silent(),
+            watch=log,
         ).result
+        assert f"loading {2 if query else 3} whole models beside the base" in " ".join(log.lines)
         assert all(found["composed"][name] < found["base"][name] for name in ("law", "sea"))
     with pytest.raises(ConfigError, match="--whole"):
         train.run(dataclasses.replace(grown, whole=False), watch=Silent())

@@ -17,7 +17,6 @@ from collegium.core.files import STAGING_PREFIX
 from collegium.library import Library
 
 pytestmark = [pytest.mark.recipe]
-KILLS = 10
 
 
 class Trainer:
@@ -43,10 +42,10 @@ class Trainer:
 
 
 @contextmanager
-def trainer(texts: Path, base: Path) -> Iterator[Trainer]:
+def trainer(texts: Path, base: Path, *flags: str) -> Iterator[Trainer]:
     script = Path(__file__).with_name("train_again.py")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    command = [sys.executable, str(script), str(texts), str(base)]
+    command = [sys.executable, str(script), str(texts), str(base), *flags]
     # Unbuffered: `select` must see what was not yet read.
     with subprocess.Popen(command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as child:
         yield Trainer(child)
@@ -64,16 +63,20 @@ def contents(path: Path) -> dict[str, object]:
     return {"experts": experts, "routers": routers}
 
 
-def test_killed_at_ten_random_moments_the_command_leaves_what_an_unbroken_run_leaves(texts, pico_folder, tmp_path):
+@pytest.mark.parametrize(("workers", "most", "share"), [(1, 10, 0.25), (2, 4, 0.7)])
+def test_killed_at_random_moments_the_command_leaves_what_an_unbroken_run_leaves(
+    texts, pico_folder, tmp_path, workers, most, share
+):
+    """With two workers the parent alone is killed: they leave by themselves, and the next command waits for them."""
     moments = random.Random(0)
-    with trainer(texts, pico_folder) as run:
+    with trainer(texts, pico_folder, "--workers", str(workers)) as run:
         started = time.monotonic()
         run.begin(tmp_path / "unbroken")
         assert run.heard("ended") == 0
-        longest = (time.monotonic() - started) / 4
+        longest = share * (time.monotonic() - started)
         expected = contents(tmp_path / "unbroken")
         kills, tried = 0, 0
-        while kills < KILLS:
+        while kills < most:
             library = tmp_path / f"broken-{tried}"
             child = run.begin(library)
             if run.ends_within(moments.uniform(0, longest)):

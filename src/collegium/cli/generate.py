@@ -16,7 +16,7 @@ def run_generate(config: GenerateConfig, screen: Screen) -> Outcome:
         del number, shares
         screen.write(text)
 
-    card = generate.run(config, stream=stream)
+    card = generate.run(config, watch=screen, stream=stream)
     screen.say("")
     speakers = card.result["speakers"]
     if speakers:

@@ -9,7 +9,6 @@ from typing import Any
 
 from tyro.conf import OmitArgPrefixes, Positional
 
-from collegium.compose import assemble
 from collegium.core.errors import ConfigError
 from collegium.core.routing import BASE
 from collegium.data import read_domains
@@ -19,7 +18,7 @@ from collegium.recipes.budget import scored_tokens
 from collegium.recipes.columns import Column, column, oracle_column, single_column, time_columns, ways
 from collegium.recipes.common import Common
 from collegium.recipes.held_out import REDUCED_TOKENS, unseen, windows_of
-from collegium.recipes.opening import open_library
+from collegium.recipes.opening import gather, open_library
 from collegium.recipes.run_card import RunCard, make_card
 from collegium.recipes.speed import say_scoring_plan, scoring_plan
 from collegium.recipes.watch import Watch
@@ -70,7 +69,7 @@ def run(config: CompareConfig, *, watch: Watch) -> RunCard:
         context=config.context,
         budget_tokens=tokens,
     )
-    cast = assemble(base, library)
+    cast = gather(base, library, watch)
     if config.dry_run:
         others = sum(way.compose != "ensemble" for way in ways(cast, library))
         plan = scoring_plan(base, text, rows=1 + len(cast.names) + others)

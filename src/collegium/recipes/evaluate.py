@@ -60,7 +60,7 @@ def run(config: EvalConfig, *, watch: Watch) -> RunCard:
     tokens = scored_tokens(config.budget, reduced=REDUCED_TOKENS)
     check_metric(config.judging)
     corpus = read_domains(config.data, columns=config.columns or None)
-    opened = open_reference(config.model, config.common)
+    opened = open_reference(config.model, config.common, watch=watch)
     usable = unseen(corpus, opened.library)
     text = windows_of(
         usable.documents,

@@ -14,6 +14,7 @@ from collegium.infer.generate import Stream
 from collegium.recipes.common import Common
 from collegium.recipes.opening import Opened, open_reference
 from collegium.recipes.run_card import RunCard, make_card
+from collegium.recipes.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,10 @@ def parse_weights(text: str) -> dict[str, float] | None:
     return weights
 
 
-def run(config: GenerateConfig, *, stream: Stream | None = None) -> RunCard:
+def run(config: GenerateConfig, *, watch: Watch, stream: Stream | None = None) -> RunCard:
     """Return the run's card; its result holds the text and each expert's share in it."""
     start = time.perf_counter()
-    opened = open_reference(config.model, config.common, weights=parse_weights(config.experts))
+    opened = open_reference(config.model, config.common, watch=watch, weights=parse_weights(config.experts))
     prompt = sys.stdin.read() if config.prompt == "-" else config.prompt
     asked = [chat_prompt([{"role": "user", "content": prompt}], opened.base.tokenizer)] if config.chat else [prompt]
     found = generate(opened.model, asked, sampling=config.sampling, seed=config.common.seed, stream=stream)[0]

@@ -9,10 +9,11 @@ from collegium.core.protocols import LanguageModel
 from collegium.core.routing import BASE
 from collegium.core.tables import nearest
 from collegium.library import Library
-from collegium.models import BASES, Base, load_base
+from collegium.models import BASES, Base, load_base, memory_of
 from collegium.recipes.columns import Way, build_way
 from collegium.recipes.common import Common
 from collegium.recipes.reference import Reference, parse_reference
+from collegium.recipes.watch import Watch
 from collegium.routers import fixed
 from collegium.routers import parse as parse_router
 
@@ -64,7 +65,20 @@ def open_library(path: Path, common: Common) -> tuple[Base, Library]:
     return found, library
 
 
-def open_reference(text: str, common: Common, *, weights: dict[str, float] | None = None) -> Opened:
+def gather(base: Base, library: Library, watch: Watch) -> Cast:
+    """Return a library's experts ready to speak, having said first what its whole models take in memory."""
+    whole = [row for row in library.rows.values() if row.kind == "whole" and row.task == "language"]
+    if whole:
+        held = sum(row.trained_parameters for row in whole) * base.dtype.itemsize
+        free, _ = memory_of(base.device)
+        watch.say(
+            f"loading {len(whole)} whole models beside the base: {held / 1e9:.2f} GB for their weights, "
+            f"{free / 1e9:.2f} GB are free"
+        )
+    return assemble(base, library)
+
+
+def open_reference(text: str, common: Common, *, watch: Watch, weights: dict[str, float] | None = None) -> Opened:
     """Return the model of a reference: a base, a composition of a library, or one expert of it.
 
     weights: fixed expert weights in place of the library's router (what is missing to 1 goes to the base).
@@ -77,9 +91,9 @@ def open_reference(text: str, common: Common, *, weights: dict[str, float] | Non
         return Opened(reference, base, base)
     base, library = open_library(Path(reference.library), common)
     if reference.member is not None:
-        return _open_member(reference, reference.member, base, library)
+        return _open_member(reference, reference.member, base, library, watch)
     chosen = library if not reference.experts else select(library, reference.experts)
-    cast = assemble(base, chosen)
+    cast = gather(base, chosen, watch)
     way = _way(reference, chosen, weights)
     return Opened(reference, base, build_way(way, cast, chosen), cast, chosen, way)
 
@@ -92,12 +106,12 @@ def select(library: Library, names: tuple[str, ...]) -> Library:
     return library.filter(names)
 
 
-def _open_member(reference: Reference, member: str, base: Base, library: Library) -> Opened:
+def _open_member(reference: Reference, member: str, base: Base, library: Library, watch: Watch) -> Opened:
     if member == BASE:
         return Opened(reference, base, base)
     chosen = select(library, (member,))
     check_base(library[member], base)
-    cast = assemble(base, chosen)
+    cast = gather(base, chosen, watch)
     if cast.whole:
         return Opened(reference, base, cast.whole[member], cast, chosen)
     return Opened(reference, base, Mix(base, cast.keys, fixed({member: 1.0}).bind((member,))), cast, chosen)
