@@ -67,7 +67,7 @@ def open_library(path: Path, common: Common) -> tuple[Base, Library]:
 
 def gather(base: Base, library: Library, watch: Watch) -> Cast:
     """Return a library's experts ready to speak, having said first what its whole models take in memory."""
-    whole = [row for row in library.rows.values() if row.kind == "whole" and row.task == "language"]
+    whole = [row for row in library.rows().values() if row.kind == "whole" and row.task == "language"]
     if whole:
         held = sum(row.trained_parameters for row in whole) * base.dtype.itemsize
         free, _ = memory_of(base.device)
