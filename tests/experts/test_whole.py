@@ -39,6 +39,8 @@ def test_a_saved_model_says_the_same(architecture, tmp_path):
     opened = open_whole(load_expert(tmp_path / "one", base=base.fingerprint), base)
     assert torch.equal(opened.logprobs(TOKENS), random_base(architecture, 1).logprobs(TOKENS))
     assert opened.fingerprint.tokenizer == base.fingerprint.tokenizer
+    modes = {path.name: path.stat().st_mode for path in (tmp_path / "one").iterdir()}
+    assert len(set(modes.values())) == 1, f"whoever reads one file of an expert reads all: {modes}"
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -356,7 +356,8 @@ def test_whole_models_branch_from_their_parents_and_speak_together(built, texts,
             evaluate.EvalConfig(data=texts, model=model, window=64, context=16, budget="600", common=COMMON),
             watch=log,
         ).result
-        assert f"loading {2 if query else 3} whole models beside the base" in " ".join(log.lines)
+        who = "law, sea" if query else "kitchen, law, sea"
+        assert f"loading whole models beside the base ({who})" in " ".join(log.lines)
         assert all(found["composed"][name] < found["base"][name] for name in ("law", "sea"))
     with pytest.raises(ConfigError, match="--whole"):
         train.run(dataclasses.replace(grown, whole=False), watch=Silent())

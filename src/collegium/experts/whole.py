@@ -50,6 +50,8 @@ def write_whole(payload: WholePayload, folder: Path) -> None:
         for path in folder.iterdir():
             if path.name not in (CONFIG_FILE, TENSOR_FILE):
                 path.unlink()
+        # The weights are written readable by their owner alone; a library is read by whoever may read its other files.
+        (folder / TENSOR_FILE).chmod((folder / CONFIG_FILE).stat().st_mode)
     check_whole(folder)
     load_model(folder, dtype=torch.float32, named=payload.model if isinstance(payload.model, Path) else "the new model")
 

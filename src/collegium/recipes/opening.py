@@ -72,8 +72,8 @@ def gather(base: Base, library: Library, watch: Watch) -> Cast:
         held = sum(row.trained_parameters for row in whole) * base.dtype.itemsize
         free, _ = memory_of(base.device)
         watch.say(
-            f"loading {len(whole)} whole models beside the base: {held / 1e9:.2f} GB for their weights, "
-            f"{free / 1e9:.2f} GB are free"
+            f"loading whole models beside the base ({', '.join(row.name for row in whole)}): {held / 1e9:.2f} GB for "
+            f"their weights, {free / 1e9:.2f} GB are free"
         )
     return assemble(base, library)
 
