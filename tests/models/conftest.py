@@ -29,3 +29,10 @@ def base(bare: Base) -> Iterator[Base]:
 @pytest.fixture
 def tokens() -> Tensor:
     return torch.randint(0, 256, (3, 20), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A cache of this test alone."""
+    monkeypatch.setenv("COLLEGIUM_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from listening import Log
 
 from collegium.core.errors import ConfigError, DataError, LibraryError, NameTaken, UnknownName
 from collegium.data import cut, read_domains
@@ -26,19 +27,6 @@ pytestmark = [pytest.mark.recipe, pytest.mark.filterwarnings("ignore::Deprecatio
 COMMON = Common(device="cpu", dtype="float32", threads=1)
 FIT = FitConfig(rank=4, window=64, batch=8, learning_rate=1e-2, evaluate_every=10)
 DOMAINS = {"law", "sea", "kitchen"}
-
-
-class Log:
-    """Keeps what was said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
-
-    def begin(self, label: str, total: int):
-        return Silent().begin(label, total)
 
 
 @pytest.fixture(scope="session")
@@ -329,38 +317,6 @@ def test_train_leaves_alone_what_is_there_and_adds_the_rest(built, texts, tmp_pa
     assert set(second) == {"sea", "kitchen"}
     with pytest.raises(UnknownName, match="kitchen"):
         train.run(dataclasses.replace(config, domains=("kitchn",)), watch=Silent())
-
-
-def test_whole_models_branch_from_their_parents_and_speak_together(built, texts, tmp_path):
-    config = train.TrainConfig(
-        data=texts,
-        library=tmp_path / "library",
-        base=built[0].base,
-        domains=("law", "sea"),
-        whole=True,
-        out=tmp_path / "out",
-        fit=dataclasses.replace(FIT, rank=FitConfig().rank, steps=6, learning_rate=3e-3),
-        common=COMMON,
-    )
-    train.run(config, watch=Silent())
-    grown = dataclasses.replace(config, domains=("kitchen",), parents=("law", "sea"))
-    branch = train.run(grown, watch=Silent()).result["experts"]["kitchen"]["branch"]
-    assert sum(branch.values()) == pytest.approx(1)
-    library = Library(config.library)
-    assert set(library.card("kitchen").parents) == {"law", "sea"}
-    with pytest.raises(LibraryError, match="kitchen"):
-        remove_expert(library, "law")
-    for query in ("", "?compose=merge&experts=law,sea"):
-        model, log = f"{config.library}{query}", Log()
-        found = evaluate.run(
-            evaluate.EvalConfig(data=texts, model=model, window=64, context=16, budget="600", common=COMMON),
-            watch=log,
-        ).result
-        who = "law, sea" if query else "kitchen, law, sea"
-        assert f"loading whole models beside the base ({who})" in " ".join(log.lines)
-        assert all(found["composed"][name] < found["base"][name] for name in ("law", "sea"))
-    with pytest.raises(ConfigError, match="--whole"):
-        train.run(dataclasses.replace(grown, whole=False), watch=Silent())
 
 
 def test_a_model_that_saw_everything_cannot_be_judged(built, texts, tmp_path):

@@ -4,14 +4,16 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from listening import Log
 
-from collegium.core.errors import ConfigError, TrainingError
+from collegium.core.errors import ConfigError, LibraryError, TrainingError
 from collegium.experts import FitConfig
 from collegium.library import Library
-from collegium.recipes import branch, train
+from collegium.recipes import branch, evaluate, train
 from collegium.recipes.building.parts import Parts
 from collegium.recipes.common import Common
-from collegium.recipes.watch import Silent, Update
+from collegium.recipes.keep import remove_expert
+from collegium.recipes.watch import Silent
 
 COMMON = Common(device="cpu", dtype="float32", threads=2)
 FIT = FitConfig(window=32, batch=2, steps=4, evaluate_every=2, dev_tokens=64)
@@ -42,19 +44,6 @@ def test_the_run_folder_does_not_depend_on_how_many_share_the_work():
     shared = train.work_folder(config(workers=2), 1)
     assert shared == train.work_folder(config(workers=1, common=dataclasses.replace(COMMON, threads=1)), 1)
     assert shared != train.work_folder(config(), 2)
-
-
-class Log:
-    """Keeps what was said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
-
-    def begin(self, label: str, total: int) -> Update:
-        return Silent().begin(label, total)
 
 
 @pytest.mark.recipe
@@ -97,3 +86,37 @@ def test_whole_models_are_resumed_kept_warned_of_and_leave_no_checkpoints(texts,
 def test_settings_of_low_rank_experts_are_refused_for_whole_models(odd):
     with pytest.raises(ConfigError, match=f"--whole.*{next(iter(odd))} is for low-rank"):
         train.run(config(whole=True, fit=dataclasses.replace(FIT, **odd)), watch=Silent())
+
+
+@pytest.mark.recipe
+def test_whole_models_branch_from_their_parents_and_speak_together(texts, pico_folder, tmp_path):
+    alone = dataclasses.replace(COMMON, threads=1)
+    config = train.TrainConfig(
+        data=texts,
+        library=tmp_path / "library",
+        base=str(pico_folder),
+        domains=("law", "sea"),
+        whole=True,
+        out=tmp_path / "out",
+        fit=FitConfig(window=64, batch=8, evaluate_every=10, steps=6, learning_rate=3e-3),
+        common=alone,
+    )
+    train.run(config, watch=Silent())
+    grown = dataclasses.replace(config, domains=("kitchen",), parents=("law", "sea"))
+    branch = train.run(grown, watch=Silent()).result["experts"]["kitchen"]["branch"]
+    assert sum(branch.values()) == pytest.approx(1)
+    library = Library(config.library)
+    assert set(library.card("kitchen").parents) == {"law", "sea"}
+    with pytest.raises(LibraryError, match="kitchen"):
+        remove_expert(library, "law")
+    for query in ("", "?compose=merge&experts=law,sea"):
+        model, log = f"{config.library}{query}", Log()
+        found = evaluate.run(
+            evaluate.EvalConfig(data=texts, model=model, window=64, context=16, budget="600", common=alone),
+            watch=log,
+        ).result
+        who = "law, sea" if query else "kitchen, law, sea"
+        assert f"loading whole models beside the base ({who})" in " ".join(log.lines)
+        assert all(found["composed"][name] < found["base"][name] for name in ("law", "sea"))
+    with pytest.raises(ConfigError, match="--whole"):
+        train.run(dataclasses.replace(grown, whole=False), watch=Silent())
