@@ -31,10 +31,6 @@ What the models measured, means over seeds. Columns of domains and `perplexity` 
 alone. `dense` = one adapter on all domains at as many tokens as all experts, `dense-wide` = of K times the rank,
 `dense-token` = told the domain by a leading token (it has none for an unseen domain). `resident MB` counts weights: the
 base's and, in float32, those of the row's adapters; a merge holds the base's alone.
-
-Of table `small-0e3cbaf1` (2026-11-23) two things were mended afterwards and are not measured again yet. `dense-token`
-learned to end a text after every 116 tokens, which no other model did; its perplexities are too high. A row's `ms per
-token` is that of as many rows of the four experts, not of its own run; for `merge uniform` that of the base.
 """
 
 
