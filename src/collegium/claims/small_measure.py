@@ -95,7 +95,6 @@ def specialisation(judge: Judge) -> dict[str, float]:
         foreign += [each - of_dense for each in others]
         diagonal += [each - of_own for each in others]
     return {
-        "dense_minus_own": sum(gains) / len(gains),
         "dense_minus_own_worst": min(gains),
         "foreign_minus_dense": min(foreign),
         "foreign_minus_own": min(diagonal),
