@@ -1,4 +1,4 @@
-"""The small-scale experiment: one set of trained models a seed, one table, and the numbers of ten claims.
+"""The small-scale experiment: one set of trained models a seed, one table, and the numbers of twelve claims.
 
 Trained at equal tokens on four domains of real text with the default base: four domain experts, a dense model of the
 same rank, one of four times the rank (equal trainable parameters), one that is told the domain, four experts of random
