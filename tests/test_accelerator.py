@@ -9,7 +9,7 @@ import torch
 from collegium.compose import Ensemble, Mix, SlotVoices, ensemble, merge, mix
 from collegium.core.protocols import LanguageModel, RouterRecipe
 from collegium.data import Document, Domain
-from collegium.experts import Expert, FitConfig, LoraPayload, fit_documents, fit_expert, fit_experts, fit_whole
+from collegium.experts import AdapterPayload, Expert, FitConfig, fit_documents, fit_expert, fit_experts, fit_whole
 from collegium.infer import Sampling, generate
 from collegium.library import Library
 from collegium.models import Base, inspect_machine, load_base
@@ -47,7 +47,7 @@ def host(folder: Path) -> Base:
 
 
 def weights(expert: Expert) -> dict[str, torch.Tensor]:
-    assert isinstance(expert.payload, LoraPayload)
+    assert isinstance(expert.payload, AdapterPayload)
     return {f"{path} {half}": getattr(each, half) for path, each in expert.payload.adapter.items() for half in "ab"}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from collegium.core.cards import ExpertCard
-from collegium.experts import Expert, LoraPayload, lora_payload, save_expert
+from collegium.experts import AdapterPayload, Expert, adapter_payload, save_expert
 from collegium.library import Library
 from collegium.models import LoraWeights, load_base
 from collegium.testing.library import snapshot
@@ -22,13 +22,13 @@ def base(pico_folder):
 
 def expert(base, name, **fields):
     card = ExpertCard(name=name, kind="lora", base=base.fingerprint, **fields)
-    return Expert(card, lora_payload(base, random_adapter(base)))
+    return Expert(card, adapter_payload(base, random_adapter(base)))
 
 
 def narrow(base, name):
     """An expert that says nothing about its base and fits half as wide a layer."""
     adapter = {path: LoraWeights(each.a[:, ::2].clone(), each.b, 1.0) for path, each in random_adapter(base).items()}
-    return Expert(ExpertCard(name=name, kind="lora"), LoraPayload(adapter))
+    return Expert(ExpertCard(name=name, kind="lora"), AdapterPayload(adapter))
 
 
 @pytest.fixture

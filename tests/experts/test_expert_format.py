@@ -10,7 +10,15 @@ from safetensors.torch import load_file
 
 from collegium.core.cards import ExpertCard, expert_card_from_json
 from collegium.core.errors import CollegiumError, CorruptExpert, IncompatibleExpert
-from collegium.experts import Expert, LoraPayload, WholePayload, load_expert, load_model, lora_payload, save_expert
+from collegium.experts import (
+    AdapterPayload,
+    Expert,
+    WholePayload,
+    adapter_payload,
+    load_expert,
+    load_model,
+    save_expert,
+)
 from collegium.experts.lora_files import read_lora
 from collegium.models import LoraWeights
 from collegium.testing.expert_format import check_expert_format
@@ -39,7 +47,7 @@ def base():
 def expert(base):
     adapter = random_adapter(base, rank=2, targets=["q_proj", "up_proj"], layers=[1])
     card = ExpertCard(name="ours", kind="lora", base=base.fingerprint, documents={"train": ("a", "b")}, tokens_seen=7)
-    return Expert(card, lora_payload(base, adapter))
+    return Expert(card, adapter_payload(base, adapter))
 
 
 def whole_tensors(expert):
@@ -52,7 +60,7 @@ def whole_tensors(expert):
 def test_lora_experts_keep_the_contract(architecture):
     base = random_base(architecture)
     card = ExpertCard(name="ours", kind="lora", base=base.fingerprint)
-    made = Expert(card, lora_payload(base, random_adapter(base, rank=2, layers=[0], scale=1 / 3)))
+    made = Expert(card, adapter_payload(base, random_adapter(base, rank=2, layers=[0], scale=1 / 3)))
     check_expert_format(Form(), made, sites=base.linear_sites())
 
 
@@ -74,7 +82,7 @@ def load_raw(folder, *, base=None, sites=None):
         return tensors[f"base_model.model.{path}.lora_{which}.weight"]
 
     scale = config["lora_alpha"] / config["r"]
-    return Expert(card, LoraPayload({path: LoraWeights(half(path, "A"), half(path, "B"), scale) for path in paths}))
+    return Expert(card, AdapterPayload({path: LoraWeights(half(path, "A"), half(path, "B"), scale) for path in paths}))
 
 
 def load_for_any_base(folder, *, base=None, sites=None):
@@ -96,12 +104,12 @@ def save_rounded(expert, folder):
     adapter = {
         path: LoraWeights(each.a.half().float(), each.b, each.scale) for path, each in expert.payload.adapter.items()
     }
-    return save_expert(Expert(expert.card, LoraPayload(adapter)), folder)
+    return save_expert(Expert(expert.card, AdapterPayload(adapter)), folder)
 
 
 def save_without_scale(expert, folder):
     adapter = {path: LoraWeights(each.a, each.b, 1.0) for path, each in expert.payload.adapter.items()}
-    return save_expert(Expert(expert.card, LoraPayload(adapter)), folder)
+    return save_expert(Expert(expert.card, AdapterPayload(adapter)), folder)
 
 
 TICKS = itertools.count()
@@ -149,13 +157,13 @@ def test_card_and_payload_must_be_of_one_kind(expert):
 def test_the_digest_is_the_payloads_alone(expert, base, tmp_path):
     save_expert(expert.renamed("renamed"), tmp_path / "x")
     assert load_expert(tmp_path / "x").digest == expert.digest
-    other = Expert(expert.card, lora_payload(base, random_adapter(base, 1)))
+    other = Expert(expert.card, adapter_payload(base, random_adapter(base, 1)))
     assert other.digest != expert.digest
 
 
 def test_nan_is_refused_before_it_is_written(expert, tmp_path):
     path, weights = next(iter(expert.payload.adapter.items()))
-    spoiled = LoraPayload({path: LoraWeights(weights.a * float("nan"), weights.b, 1.0)})
+    spoiled = AdapterPayload({path: LoraWeights(weights.a * float("nan"), weights.b, 1.0)})
     with pytest.raises(CorruptExpert, match="NaN"):
         save_expert(Expert(expert.card, spoiled), tmp_path / "x")
 

@@ -11,7 +11,7 @@ from collegium.core.errors import ConfigError, DataError, NameTaken, ResourceErr
 from collegium.data import Corpus, Document, Domain, Message
 from collegium.experts.fit import fit_documents, fit_domain, fit_expert, fit_union, fresh_weights
 from collegium.experts.objective import Objective, Texts, text_objective
-from collegium.experts.payloads import Expert, LoraPayload
+from collegium.experts.payloads import AdapterPayload, Expert
 from collegium.experts.recipe import FitConfig, resolve
 from collegium.models import Base, LoraWeights, RowPlan
 from collegium.train import MemoryLogger
@@ -28,7 +28,7 @@ CODE = Domain("code", tuple(Document(text=f"def f{n}(x):\n    return x + {n}\n" 
 
 
 def tensors(expert: Expert) -> dict[str, torch.Tensor]:
-    assert isinstance(expert.payload, LoraPayload)
+    assert isinstance(expert.payload, AdapterPayload)
     adapter = expert.payload.adapter
     return {f"{path} {half}": getattr(each, half) for path, each in adapter.items() for half in ("a", "b")}
 
@@ -57,7 +57,7 @@ def test_the_first_measurement_is_the_base_and_the_last_is_the_expert(pico):
     objective = text_objective(pico, RowPlan.one("base"), texts={"law": Texts.of(LAW)}, config=CONFIG, label="law")
     with torch.no_grad():
         assert objective.held_out() == pytest.approx(trained.history.evaluations[0].loss, abs=1e-6)
-        assert isinstance(trained.expert.payload, LoraPayload)
+        assert isinstance(trained.expert.payload, AdapterPayload)
         pico.attach("law", trained.expert.payload.adapter)
         own = dataclasses.replace(objective, plan=RowPlan.one("law")).held_out()
     best = trained.history.best
@@ -86,7 +86,7 @@ def test_an_expert_is_the_same_alone_and_after_others(pico):
     alone = fit_expert(pico, CODE, config=CONFIG)
     torch.manual_seed(123)
     law = fit_expert(pico, LAW, config=CONFIG)
-    assert isinstance(law.payload, LoraPayload)
+    assert isinstance(law.payload, AdapterPayload)
     pico.attach("law", law.payload.adapter)
     later = fit_expert(pico, CODE, config=CONFIG)
     assert equal(alone, later)
@@ -204,7 +204,7 @@ def test_rows_and_chats_make_experts(pico, documents):
 
 def test_the_depth_dial_leaves_the_trunk_alone(pico):
     expert = fit_expert(pico, LAW, config=dataclasses.replace(CONFIG, layers="top:1", targets=("q_proj", "down_proj")))
-    assert isinstance(expert.payload, LoraPayload)
+    assert isinstance(expert.payload, AdapterPayload)
     assert sorted(expert.payload.adapter) == ["model.layers.1.mlp.down_proj", "model.layers.1.self_attn.q_proj"]
     assert all(tensor.any() for tensor in tensors(expert).values())
 

@@ -9,7 +9,7 @@ import torch
 
 from collegium.core.cards import ExpertCard
 from collegium.core.errors import CorruptExpert, IncompatibleExpert, NameTaken
-from collegium.experts import Expert, LoraPayload, lora_payload, read_peft, save_expert
+from collegium.experts import AdapterPayload, Expert, adapter_payload, read_peft, save_expert
 from collegium.models import LoraWeights, RowPlan
 from collegium.testing.pico import random_adapter, random_base
 
@@ -130,7 +130,7 @@ def test_an_expert_of_ours_gives_peft_the_same_logits(architecture, shape, tmp_p
     base = random_base(architecture)
     adapter = uneven(base) if shape == "uneven" else random_adapter(base, layers=[1])
     card = ExpertCard(name="ours", kind="lora", base=base.fingerprint)
-    save_expert(Expert(card, lora_payload(base, adapter)), tmp_path / "ours")
+    save_expert(Expert(card, adapter_payload(base, adapter)), tmp_path / "ours")
     base.attach("ours", adapter)
     found = base.logprobs_rows(tokens(), plan=RowPlan.one("ours"))[0]
     loaded = peft.PeftModel.from_pretrained(copy.deepcopy(random_base(architecture).model), tmp_path / "ours").eval()
@@ -150,7 +150,7 @@ def peft_deltas_close(model, adapter):
 def test_a_round_trip_through_peft_changes_no_bit(tmp_path):
     base = random_base("llama")
     adapter = uneven(base)
-    save_expert(Expert(ExpertCard(name="ours", kind="lora"), LoraPayload(adapter)), tmp_path / "ours")
+    save_expert(Expert(ExpertCard(name="ours", kind="lora"), AdapterPayload(adapter)), tmp_path / "ours")
     loaded = peft.PeftModel.from_pretrained(random_base("llama").model, tmp_path / "ours")
     again = read_peft(saved(loaded, tmp_path / "again"), base).payload.adapter
     for path, weights in adapter.items():

@@ -11,11 +11,11 @@ from collegium.core.errors import CorruptExpert, IncompatibleExpert, ResourceErr
 from collegium.experts import (
     Expert,
     WholePayload,
+    adapter_payload,
     average_experts,
     average_whole,
     load_expert,
     load_model,
-    lora_payload,
     open_whole,
     save_expert,
 )
@@ -100,7 +100,7 @@ def test_an_averaged_expert_remembers_its_parents(tmp_path):
 
 def test_an_adapter_is_no_whole_model():
     base = random_base("llama")
-    adapter = Expert(ExpertCard(name="x", kind="lora"), lora_payload(base, random_adapter(base)))
+    adapter = Expert(ExpertCard(name="x", kind="lora"), adapter_payload(base, random_adapter(base)))
     with pytest.raises(IncompatibleExpert, match="not a whole model"):
         open_whole(adapter, base)
 

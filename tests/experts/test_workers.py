@@ -16,7 +16,7 @@ import torch
 
 from collegium.core.errors import ConfigError, DataError, LibraryError, NameTaken, ResourceError, TrainingError
 from collegium.data import Document, Domain
-from collegium.experts import Expert, LoraPayload, WholePayload, fit_whole, load_model
+from collegium.experts import AdapterPayload, Expert, WholePayload, fit_whole, load_model
 from collegium.experts.fit import fit_expert
 from collegium.experts.processes import Processes
 from collegium.experts.recipe import FitConfig
@@ -32,8 +32,8 @@ EMPTY = Domain("empty", ())
 def equal(one: Expert | None, other: Expert | None) -> bool:
     assert one is not None
     assert other is not None
-    assert isinstance(one.payload, LoraPayload)
-    assert isinstance(other.payload, LoraPayload)
+    assert isinstance(one.payload, AdapterPayload)
+    assert isinstance(other.payload, AdapterPayload)
     left, right = one.payload.adapter, other.payload.adapter
     return left.keys() == right.keys() and all(
         torch.equal(left[path].a, right[path].a) and torch.equal(left[path].b, right[path].b) for path in left

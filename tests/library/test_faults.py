@@ -16,7 +16,7 @@ from tiny_library import BASE, in_child, make_expert, wait_for
 from collegium.core import files
 from collegium.core.cards import ExpertCard
 from collegium.core.errors import ResourceError
-from collegium.experts import Expert, LoraPayload, WholePayload
+from collegium.experts import AdapterPayload, Expert, WholePayload
 from collegium.library import Library
 from collegium.models import LoraWeights
 from collegium.testing.library import snapshot
@@ -215,7 +215,7 @@ def test_everything_is_flushed_before_it_gets_its_name(library, monkeypatch):
 def test_a_file_size_limit_is_a_full_disk(library):
     """RLIMIT_FSIZE in a child: the kernel itself refuses to write on, in Python, in SQLite and in safetensors."""
     before = visible(library.path)
-    wide = LoraPayload({"model.layers.0.up": LoraWeights(torch.ones(8, 1024), torch.ones(1024, 8), 1.0)})
+    wide = AdapterPayload({"model.layers.0.up": LoraWeights(torch.ones(8, 1024), torch.ones(1024, 8), 1.0)})
     lora = Expert(ExpertCard(name="wide", kind="lora", base=BASE), wide)
     whole = Expert(ExpertCard(name="whole", kind="whole", base=BASE), WholePayload(random_base("llama").model))
 

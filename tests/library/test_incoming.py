@@ -14,7 +14,7 @@ from collegium.core.errors import (
     LibraryError,
     NameTaken,
 )
-from collegium.experts import Expert, LoraPayload, WholePayload, lora_payload, open_whole, save_expert
+from collegium.experts import AdapterPayload, Expert, WholePayload, adapter_payload, open_whole, save_expert
 from collegium.library import Library, UnverifiedBase
 from collegium.models import LoraWeights
 from collegium.testing.pico import random_adapter, random_base
@@ -33,9 +33,9 @@ def test_an_expert_that_does_not_fit_is_refused(base, path):
 
     def expert(**fields):
         card = ExpertCard(name="bad", kind="lora", base=base.fingerprint)
-        return Expert(card, lora_payload(base, {**adapter, **fields}))
+        return Expert(card, adapter_payload(base, {**adapter, **fields}))
 
-    other = Expert(ExpertCard(name="bad", kind="lora", base=BASE), lora_payload(base, adapter))
+    other = Expert(ExpertCard(name="bad", kind="lora", base=BASE), adapter_payload(base, adapter))
     cases = [
         (other, IncompatibleExpert, f"{BASE.short}.*{base.fingerprint.short}"),
         (expert(**{site: LoraWeights(sound.a[:, :5], sound.b, 1.0)}), IncompatibleExpert, "maps 5 to"),
@@ -55,8 +55,8 @@ def test_an_expert_that_does_not_fit_is_refused(base, path):
 def test_the_layers_of_the_base_are_noted_and_compared_without_it(base, path):
     adapter = random_adapter(base)
     site = next(iter(adapter))
-    unnamed = Expert(ExpertCard(name="unnamed", kind="lora"), lora_payload(base, adapter))
-    misfit = LoraPayload({**adapter, site: LoraWeights(adapter[site].a[:, :5], adapter[site].b, 1.0)})
+    unnamed = Expert(ExpertCard(name="unnamed", kind="lora"), adapter_payload(base, adapter))
+    misfit = AdapterPayload({**adapter, site: LoraWeights(adapter[site].a[:, :5], adapter[site].b, 1.0)})
     blind = Library(path, base=base.fingerprint)
     assert blind.sites is None
     with pytest.raises(LibraryError, match="must be compared with the base's"):
@@ -77,7 +77,9 @@ def test_the_layers_of_the_base_are_noted_and_compared_without_it(base, path):
 
 def test_what_comes_in_is_told_without_adding_it(base, path):
     library = Library(path, base=base)
-    ours = Expert(ExpertCard(name="ours", kind="lora", base=base.fingerprint), lora_payload(base, random_adapter(base)))
+    ours = Expert(
+        ExpertCard(name="ours", kind="lora", base=base.fingerprint), adapter_payload(base, random_adapter(base))
+    )
     assert library.incoming(ours, "mine").name == "mine"
     assert sorted(each.name for each in path.iterdir()) == [".lock", "collegium.json"]
     library.add(ours)
@@ -88,7 +90,7 @@ def test_what_comes_in_is_told_without_adding_it(base, path):
 def test_folders_of_ours_are_added_whole_or_refused(base, path, tmp_path):
     library = Library(path, base=base)
     expert = Expert(
-        ExpertCard(name="ours", kind="lora", base=base.fingerprint), lora_payload(base, random_adapter(base))
+        ExpertCard(name="ours", kind="lora", base=base.fingerprint), adapter_payload(base, random_adapter(base))
     )
     save_expert(expert, tmp_path / "ours")
     library.add(tmp_path / "ours")

@@ -16,7 +16,7 @@ from collegium.core.errors import (
     NewerFormat,
     ResourceError,
 )
-from collegium.experts import Expert, LoraPayload, save_expert
+from collegium.experts import AdapterPayload, Expert, save_expert
 from collegium.library import Library
 from collegium.testing.library import check_library, snapshot
 
@@ -111,7 +111,7 @@ def believe_the_base(library, expert, name=None):
 def look_at_nothing(library, expert, name=None):
     """Write what came, whatever its numbers are."""
     adapter = {path: dataclasses.replace(each, a=each.a.nan_to_num()) for path, each in expert.payload.adapter.items()}
-    return library.add(Expert(expert.card, LoraPayload(adapter)), name)
+    return library.add(Expert(expert.card, AdapterPayload(adapter)), name)
 
 
 def zero_routers(library, name, **options):
@@ -150,7 +150,7 @@ def half_precision(library, name):
     adapter = {
         path: dataclasses.replace(each, a=each.a.bfloat16().float()) for path, each in expert.payload.adapter.items()
     }
-    return Expert(expert.card, LoraPayload(adapter))
+    return Expert(expert.card, AdapterPayload(adapter))
 
 
 def memory_names():

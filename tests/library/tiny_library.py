@@ -7,7 +7,7 @@ import time
 import torch
 
 from collegium.core.cards import ExpertCard, Fingerprint
-from collegium.experts import Expert, LoraPayload
+from collegium.experts import AdapterPayload, Expert
 from collegium.models import LoraWeights
 
 BASE = Fingerprint("c" * 64, "t" * 64, "w" * 64)
@@ -21,7 +21,7 @@ def make_expert(name, seed=0, **fields):
         )
         for layer in range(2)
     }
-    return Expert(ExpertCard(name=name, kind="lora", base=BASE, **fields), LoraPayload(adapter))
+    return Expert(ExpertCard(name=name, kind="lora", base=BASE, **fields), AdapterPayload(adapter))
 
 
 def in_child(action):

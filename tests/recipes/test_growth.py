@@ -12,7 +12,7 @@ from collegium.compose import ensemble
 from collegium.core.cards import ExpertCard
 from collegium.core.errors import StaleRouter
 from collegium.data import Corpus, Document, Domain
-from collegium.experts import Expert, FitConfig, LoraPayload
+from collegium.experts import AdapterPayload, Expert, FitConfig
 from collegium.library import Library
 from collegium.models import Base, load_base
 from collegium.recipes import train
@@ -46,7 +46,7 @@ def domain(name: str) -> Domain:
 
 
 def expert(base: Base, name: str, seed: int) -> Expert:
-    return Expert(ExpertCard(name=name, kind="lora", base=base.fingerprint), LoraPayload(random_adapter(base, seed)))
+    return Expert(ExpertCard(name=name, kind="lora", base=base.fingerprint), AdapterPayload(random_adapter(base, seed)))
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from typing import Any
 from collegium.bench.kinds import Bench, Finding, Progress, Target
 from collegium.bench.timing import Timing, alternate
 from collegium.core.cards import ExpertCard
-from collegium.experts import Expert, lora_payload
+from collegium.experts import Expert, adapter_payload
 from collegium.library import Library
 from collegium.models import Base
 from collegium.testing.pico import pico_base, random_adapter
@@ -21,7 +21,7 @@ def tiny_expert(base: Base, number: int) -> Expert:
     """Return an expert of rank 1 on one layer: what is measured is the library, not the payload."""
     adapter = random_adapter(base, number, rank=1, targets=["q_proj"], layers="top:1")
     card = ExpertCard(name=f"expert-{number:05d}", kind="lora", base=base.fingerprint)
-    return Expert(card, lora_payload(base, adapter))
+    return Expert(card, adapter_payload(base, adapter))
 
 
 def _fill(library: Library, base: Base, start: int, end: int) -> list[float]:

@@ -21,7 +21,7 @@ from collegium.compose import Ensemble, SeparateVoices, SlotVoices, attach_exper
 from collegium.core.protocols import RouterRecipe, Shelf
 from collegium.core.randomness import derive_seed, generator
 from collegium.data import Document, Domain
-from collegium.experts import FitConfig, LoraPayload, fit_expert
+from collegium.experts import AdapterPayload, FitConfig, fit_expert
 from collegium.infer import HeldOut
 from collegium.library import Library
 from collegium.models import Base
@@ -192,11 +192,11 @@ def fitted_digests(seed: int, order: tuple[str, ...]) -> dict[str, str]:
     for name in order:
         fitted = fit_expert(base, domain(name, seed), config=_FIT)
     assert fitted is not None
-    assert isinstance(fitted.payload, LoraPayload)
+    assert isinstance(fitted.payload, AdapterPayload)
     tensors = {
         f"{path}.{part}": tensor
         for path, weights in fitted.payload.adapter.items()
-        for part, tensor in (("a", weights.a), ("b", weights.b))
+        for part, tensor in weights.tensors.items()
     }
     return {name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in tensors.items()}
 

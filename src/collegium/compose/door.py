@@ -11,7 +11,7 @@ from collegium.compose.voices import SlotVoices, Voices
 from collegium.core.errors import IncompatibleExpert, LibraryError, RoutingError
 from collegium.core.protocols import RouterRecipe
 from collegium.core.routing import BASE
-from collegium.experts import Expert, LoraPayload, WholePayload, average_whole, open_whole
+from collegium.experts import AdapterPayload, Expert, WholePayload, average_whole, open_whole
 from collegium.library import Library
 from collegium.models import Base
 from collegium.routers import default
@@ -66,7 +66,7 @@ def assemble(base: Base, library: Library) -> Cast:
         expert = library[name]
         check_base(expert, base)
         match expert.payload:
-            case LoraPayload():
+            case AdapterPayload():
                 keys[name] = attach_expert(base, expert)
             case WholePayload():
                 whole[name] = open_whole(expert, base)
@@ -92,7 +92,7 @@ def check_base(expert: Expert, base: Base) -> None:
 
 def attach_expert(base: Base, expert: Expert) -> str:
     """Attach an adapter expert to the base, once per content, and return the key it is attached under."""
-    if not isinstance(expert.payload, LoraPayload):
+    if not isinstance(expert.payload, AdapterPayload):
         raise IncompatibleExpert(f"expert {expert.card.name!r} of kind {expert.card.kind!r} has no adapter to attach.")
     key = f"{expert.card.name}@{expert.digest[:16]}"
     if key not in base.attached:

@@ -8,12 +8,16 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from collegium.core.errors import CorruptExpert, NewerFormat
 
 CARD_VERSION = 1
 _DIGITS_SHOWN = 24
+
+
+Kind = Literal["lora", "ia3", "bottleneck", "ffn", "prefix", "whole"]
+"""What an expert can be."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Source:
 class ExpertCard:
     """What an expert is; written once, never changed.
 
-    kind:        `lora` or `whole`.
+    kind:        a kind of adapter (`lora`, `ia3`, `bottleneck`, `ffn`, `prefix`), or `whole`.
     task:        what it is for; combinators take `language` by default.
     base:        fingerprint of the base it was made for; None = unverified (a PEFT folder from elsewhere).
     documents:   split name (`train`, `dev`) -> document hashes of its domain, used or not.
@@ -54,7 +58,7 @@ class ExpertCard:
     """
 
     name: str
-    kind: Literal["lora", "whole"]
+    kind: Kind
     task: Literal["language", "reward", "classification"] = "language"
     base: Fingerprint | None = None
     domain: str | None = None
@@ -193,7 +197,7 @@ _PLAIN_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _CARD_FIELDS: Mapping[str, Callable[[object], object]] = {
     "name": lambda value: isinstance(value, str),
-    "kind": lambda value: value in ("lora", "whole"),
+    "kind": lambda value: value in get_args(Kind),
     "task": lambda value: value in ("language", "reward", "classification"),
     "base": lambda value: value is None or _record(value, Fingerprint, "config", "tokenizer", "weights"),
     "domain": lambda value: value is None or isinstance(value, str),

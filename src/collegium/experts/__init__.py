@@ -3,7 +3,7 @@
 from collegium.experts.average import average_experts, average_whole, parents_of
 from collegium.experts.fit import Origin, Trained, fit_documents, fit_domain, fit_expert, fit_union
 from collegium.experts.folder import check_base, check_expert, is_peft_folder, load_expert, read_card, save_expert
-from collegium.experts.payloads import Expert, LoraPayload, WholePayload, lora_payload, payload_digest
+from collegium.experts.payloads import AdapterPayload, Expert, WholePayload, adapter_payload, payload_digest
 from collegium.experts.peft_folder import read_peft
 from collegium.experts.recipe import FitConfig, resolve
 from collegium.experts.whole import load_model, open_whole
@@ -11,18 +11,19 @@ from collegium.experts.whole_fit import fit_whole, fit_whole_documents
 from collegium.experts.workers import Branch, Executor, Keep, Outcome, Progress, Task, fit_experts, run_tasks
 
 __all__ = [
+    "AdapterPayload",
     "Branch",
     "Executor",
     "Expert",
     "FitConfig",
     "Keep",
-    "LoraPayload",
     "Origin",
     "Outcome",
     "Progress",
     "Task",
     "Trained",
     "WholePayload",
+    "adapter_payload",
     "average_experts",
     "average_whole",
     "check_base",
@@ -37,7 +38,6 @@ __all__ = [
     "is_peft_folder",
     "load_expert",
     "load_model",
-    "lora_payload",
     "open_whole",
     "parents_of",
     "payload_digest",

@@ -16,13 +16,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from collegium.core.cards import ExpertCard, Source, content_hash
+from collegium.core.cards import ExpertCard, Kind, Source, content_hash
 from collegium.core.errors import DataError
 from collegium.core.names import check_name
 from collegium.core.randomness import generator
 from collegium.data import Corpus, Document, Domain
 from collegium.experts.objective import Objective, Texts, text_objective, windows_hash
-from collegium.experts.payloads import Expert, lora_payload
+from collegium.experts.payloads import Expert, adapter_payload
 from collegium.experts.recipe import FitConfig, loop_config, memory_flags, recipe_of, resolve, using_threads
 from collegium.models import Base, LoraWeights, RowPlan, memory_errors
 from collegium.train import Checkpoints, Fit, History, Logger, fit
@@ -194,7 +194,7 @@ def _fit(
         finally:
             base.detach(BEING_FITTED)
     fitted = {name: tensor.detach().to("cpu", copy=True) for name, tensor in weights.items()}
-    payload = lora_payload(base, _adapter(fitted, config))
+    payload = adapter_payload(base, _adapter(fitted, config))
     return Trained(Expert(finished_card(card, done, payload.parameters), payload), done.history, done.ended)
 
 
@@ -219,7 +219,7 @@ def _adapter(weights: Mapping[str, Tensor], config: FitConfig) -> dict[str, Lora
 
 def new_card(
     base: Base,
-    kind: Literal["lora", "whole"],
+    kind: Kind,
     texts: Sequence[Texts],
     *,
     name: str,

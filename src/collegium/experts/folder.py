@@ -11,7 +11,7 @@ from collegium.core.names import check_name, is_name
 from collegium.core.tensors import PICKLE_SUFFIXES, check_finite
 from collegium.experts import lora_files, whole
 from collegium.experts.lora_files import CONFIG_FILE, Sites, check_sites, read_lora, write_lora
-from collegium.experts.payloads import Expert, LoraPayload, WholePayload
+from collegium.experts.payloads import AdapterPayload, Expert, WholePayload
 from collegium.experts.whole import check_whole, write_whole
 
 CARD_FILE = "card.json"
@@ -27,10 +27,10 @@ _TRAINER_FILES = ("training_args", "optimizer", "scheduler", "rng_state", "scale
 """Pickles that a transformers Trainer leaves in checkpoint folders; they are no weights and nobody opens them."""
 
 
-def write_payload(payload: LoraPayload | WholePayload, folder: Path) -> dict[str, str]:
+def write_payload(payload: AdapterPayload | WholePayload, folder: Path) -> dict[str, str]:
     """Write a payload's files into a folder and return file name -> sha256."""
     match payload:
-        case LoraPayload():
+        case AdapterPayload():
             write_lora(payload, folder)
         case WholePayload():
             write_whole(payload, folder)
@@ -87,17 +87,17 @@ def check_expert(expert: Expert, *, base: Fingerprint | None = None, sites: Site
     """Raise what `load_expert` would raise for an expert in memory."""
     check_name(expert.name)
     check_base(expert.card, base)
-    if isinstance(expert.payload, LoraPayload):
+    if isinstance(expert.payload, AdapterPayload):
         tensors = {
-            f"{path} {half}": tensor
-            for path, weights in expert.payload.adapter.items()
-            for half, tensor in (("A", weights.a), ("B", weights.b))
+            f"{path} {name}": tensor
+            for path, part in expert.payload.adapter.items()
+            for name, tensor in part.tensors.items()
         }
         if not tensors:
             raise CorruptExpert(f"expert {expert.name!r} changes no layer at all.")
         check_finite(tensors, where=f"expert {expert.name!r}")
         if sites is not None:
-            check_sites(expert.payload.adapter, sites, where=f"expert {expert.name!r}")
+            check_sites(expert.payload.lora, sites, where=f"expert {expert.name!r}")
 
 
 def check_base(card: ExpertCard, base: Fingerprint | None) -> None:

@@ -10,7 +10,7 @@ from collegium.core.cards import read_json, to_json
 from collegium.core.errors import CorruptExpert, IncompatibleExpert
 from collegium.core.files import write_new
 from collegium.core.tensors import check_finite, read_tensors, tensor_bytes
-from collegium.experts.payloads import LoraPayload
+from collegium.experts.payloads import AdapterPayload
 from collegium.experts.peft_config import SiteScale, check_peft_config, peft_config, site_scales
 from collegium.models import LoraWeights
 
@@ -23,11 +23,11 @@ Sites = Mapping[str, tuple[int, int]]
 _KEY = re.compile(r"base_model\.model\.(?P<path>.+)\.lora_(?P<half>[AB])\.weight")
 
 
-def write_lora(payload: LoraPayload, folder: Path) -> None:
+def write_lora(payload: AdapterPayload, folder: Path) -> None:
     """Write PEFT's two files; raises CorruptExpert when a weight is not finite."""
     tensors = {
         f"base_model.model.{path}.lora_{half}.weight": tensor
-        for path, weights in payload.adapter.items()
+        for path, weights in payload.lora.items()
         for half, tensor in (("A", weights.a), ("B", weights.b))
     }
     check_finite(tensors, where="the new expert")
@@ -35,7 +35,7 @@ def write_lora(payload: LoraPayload, folder: Path) -> None:
     write_new(folder / TENSOR_FILE, tensor_bytes(tensors))
 
 
-def read_lora(folder: Path, *, sites: Sites | None = None) -> LoraPayload:
+def read_lora(folder: Path, *, sites: Sites | None = None) -> AdapterPayload:
     """Return the adapter in a PEFT folder; `sites` are the base's layers, with which it must agree.
 
     Raises CorruptExpert or IncompatibleExpert, saying what differs.
@@ -48,7 +48,7 @@ def read_lora(folder: Path, *, sites: Sites | None = None) -> LoraPayload:
     adapter = {path: _weights(*pair, scales[path], where=f"{folder}: {path}") for path, pair in halves.items()}
     if sites is not None:
         check_sites(adapter, sites, where=str(folder))
-    return LoraPayload(adapter, fan_in_fan_out=bool(config.get("fan_in_fan_out", False)))
+    return AdapterPayload(adapter, fan_in_fan_out=bool(config.get("fan_in_fan_out", False)))
 
 
 def check_sites(adapter: Mapping[str, LoraWeights], sites: Sites, *, where: str) -> None:

@@ -9,24 +9,40 @@ from typing import Any
 
 from collegium.core.cards import ExpertCard, content_hash
 from collegium.core.errors import IncompatibleExpert
-from collegium.models import Adapter, Base, LoraWeights
+from collegium.models import Adapter, Base, LoraWeights, lora_parts
 
 
 @dataclass(frozen=True, eq=False)
-class LoraPayload:
-    """A low-rank change of linear layers: module path in the base -> A, B and scale.
+class AdapterPayload:
+    """A small change of a base: module path -> what changes there; every part is of one kind.
 
     fan_in_fan_out: whether these layers are GPT-2's `Conv1D`, which keeps its matrix the other way round; PEFT wants
-    it said in its file. `lora_payload(base, adapter)` finds out.
+    it said in its file. `adapter_payload(base, adapter)` finds out.
     """
 
-    adapter: Mapping[str, LoraWeights]
+    adapter: Adapter
     fan_in_fan_out: bool = False
+
+    def __post_init__(self) -> None:
+        """Check that the parts are of one kind."""
+        kinds = sorted({part.kind for part in self.adapter.values()})
+        if len(kinds) > 1:
+            raise IncompatibleExpert(f"an expert is of one kind, these parts are of {kinds}.")
+
+    @property
+    def kind(self) -> str:
+        """The kind of its parts; one without any counts as `lora`."""
+        return next((part.kind for part in self.adapter.values()), "lora")
+
+    @property
+    def lora(self) -> dict[str, LoraWeights]:
+        """Its low-rank parts by module path: all of them, or none."""
+        return lora_parts(self.adapter)
 
     @property
     def parameters(self) -> int:
         """How many numbers it holds."""
-        return sum(weights.a.numel() + weights.b.numel() for weights in self.adapter.values())
+        return sum(tensor.numel() for part in self.adapter.values() for tensor in part.tensors.values())
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,11 +60,11 @@ class Expert:
     """
 
     card: ExpertCard
-    payload: LoraPayload | WholePayload
+    payload: AdapterPayload | WholePayload
 
     def __post_init__(self) -> None:
         """Check that card and payload are of one kind."""
-        kind = "lora" if isinstance(self.payload, LoraPayload) else "whole"
+        kind = self.payload.kind if isinstance(self.payload, AdapterPayload) else "whole"
         if self.card.kind != kind:
             raise IncompatibleExpert(
                 f"expert {self.card.name!r}: the card says kind {self.card.kind!r}, the payload is {kind!r}."
@@ -74,7 +90,7 @@ def payload_digest(payload: Mapping[str, str]) -> str:
     return content_hash(dict(payload))
 
 
-def payload_checksums(payload: LoraPayload | WholePayload) -> dict[str, str]:
+def payload_checksums(payload: AdapterPayload | WholePayload) -> dict[str, str]:
     """Return file name -> sha256 of the files that this payload is written as."""
     import tempfile
 
@@ -84,13 +100,13 @@ def payload_checksums(payload: LoraPayload | WholePayload) -> dict[str, str]:
         return write_payload(payload, Path(folder))
 
 
-def lora_payload(base: Base, adapter: Adapter) -> LoraPayload:
+def adapter_payload(base: Base, adapter: Adapter) -> AdapterPayload:
     """Return the payload of an adapter that was made on this base.
 
     >>> from collegium.testing.pico import pico_base, random_adapter
     >>> base = pico_base()
-    >>> lora_payload(base, random_adapter(base)).fan_in_fan_out
+    >>> adapter_payload(base, random_adapter(base)).fan_in_fan_out
     False
     """
     kinds = {type(base.model.get_submodule(path)).__name__ for path in adapter if path in base.linear_sites()}
-    return LoraPayload(adapter, fan_in_fan_out=kinds == {"Conv1D"})
+    return AdapterPayload(adapter, fan_in_fan_out=kinds == {"Conv1D"})

@@ -10,7 +10,7 @@ from typing import Any
 
 from collegium.core.errors import IncompatibleExpert
 from collegium.experts.patterns import resolve
-from collegium.experts.payloads import LoraPayload
+from collegium.experts.payloads import AdapterPayload
 
 HONOURED = frozenset(
     {
@@ -64,10 +64,10 @@ class SiteScale:
     scale: float
 
 
-def peft_config(payload: LoraPayload) -> dict[str, Any]:
+def peft_config(payload: AdapterPayload) -> dict[str, Any]:
     """Return adapter_config.json of a payload: full module paths as targets, patterns where ranks or alphas differ."""
-    ranks = {path: weights.rank for path, weights in payload.adapter.items()}
-    alphas = {path: _alpha(weights.scale, weights.rank) for path, weights in payload.adapter.items()}
+    ranks = {path: weights.rank for path, weights in payload.lora.items()}
+    alphas = {path: _alpha(weights.scale, weights.rank) for path, weights in payload.lora.items()}
     rank, alpha = _commonest(ranks.values()), _commonest(alphas.values())
     return {
         "peft_type": "LORA",

@@ -7,7 +7,7 @@ from collegium.core.errors import NameTaken
 from collegium.core.names import check_name, is_name
 from collegium.experts.folder import refuse_pickles
 from collegium.experts.lora_files import CONFIG_FILE, read_lora
-from collegium.experts.payloads import Expert, lora_payload
+from collegium.experts.payloads import Expert, adapter_payload
 from collegium.models import Base
 
 UNVERIFIED = "base: unverified (a PEFT folder names no base; names and shapes fit)"
@@ -22,7 +22,7 @@ def read_peft(folder: Path, base: Base, *, name: str | None = None) -> Expert:
     """
     name = check_name(_own_name(folder) if name is None else name)
     refuse_pickles(folder)
-    payload = lora_payload(base, read_lora(folder, sites=base.linear_sites()).adapter)
+    payload = adapter_payload(base, read_lora(folder, sites=base.linear_sites()).adapter)
     recipe = {"method": "peft", "adapter_config": read_json(folder / CONFIG_FILE)}
     card = ExpertCard(
         name=name,

@@ -6,12 +6,12 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from tyro.conf import Suppress
 
-from collegium.core.cards import to_json
+from collegium.core.cards import Kind, to_json
 from collegium.models import Base
 from collegium.train import LoopConfig, check_rules
 
@@ -92,7 +92,7 @@ class FitConfig:
         return self.batch * self.window * self.accumulation
 
 
-def resolve(config: FitConfig, kind: Literal["lora", "whole"]) -> FitConfig:
+def resolve(config: FitConfig, kind: Kind) -> FitConfig:
     """Return the settings with every None that stands for a number replaced by it.
 
     Raises ConfigError for settings of low-rank experts that a whole model would not heed.
@@ -127,7 +127,7 @@ def loop_config(config: FitConfig) -> LoopConfig:
     )
 
 
-def recipe_of(config: FitConfig, kind: Literal["lora", "whole"], base: Base) -> dict[str, Any]:
+def recipe_of(config: FitConfig, kind: Kind, base: Base) -> dict[str, Any]:
     """Return what the card says of the making: resolved settings, those of the loop, dtype and device; plain JSON."""
     settings = dataclasses.asdict(config)
     if kind == "whole":
@@ -149,7 +149,7 @@ def using_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def memory_flags(config: FitConfig, kind: Literal["lora", "whole"]) -> str:
+def memory_flags(config: FitConfig, kind: Kind) -> str:
     """Return which flags to lower when memory is exhausted, as `memory_errors` says it."""
     return (
         f"--batch (now {config.batch}; raise --accumulation by as much for the same result), --window (now "

@@ -4,18 +4,35 @@ from collegium.models.base import Base, after_context, segment_positions
 from collegium.models.convert import pinned_folder
 from collegium.models.decoding import BaseDecoding, RowDecoding
 from collegium.models.device import Machine, choose_device, choose_dtype, inspect_machine, memory_errors, memory_of
-from collegium.models.rows import BASE_ROWS, Adapter, Group, LoraWeights, RowPlan
+from collegium.models.parts import (
+    KINDS,
+    Adapter,
+    BottleneckWeights,
+    FfnWeights,
+    Ia3Weights,
+    LoraWeights,
+    Part,
+    PrefixWeights,
+    lora_parts,
+)
+from collegium.models.rows import BASE_ROWS, Group, RowPlan
 from collegium.models.sources import BASES, load_base, load_tokenizer
 
 __all__ = [
     "BASES",
     "BASE_ROWS",
+    "KINDS",
     "Adapter",
     "Base",
     "BaseDecoding",
+    "BottleneckWeights",
+    "FfnWeights",
     "Group",
+    "Ia3Weights",
     "LoraWeights",
     "Machine",
+    "Part",
+    "PrefixWeights",
     "RowDecoding",
     "RowPlan",
     "after_context",
@@ -24,6 +41,7 @@ __all__ = [
     "inspect_machine",
     "load_base",
     "load_tokenizer",
+    "lora_parts",
     "memory_errors",
     "memory_of",
     "pinned_folder",

@@ -14,7 +14,8 @@ from collegium.core.errors import BaseModelError
 from collegium.core.protocols import Tokenizer
 from collegium.models.fingerprint import memory_fingerprint
 from collegium.models.fold import folded_digest, folded_model, weighted_deltas
-from collegium.models.rows import BASE_ROWS, Adapter, RowPlan
+from collegium.models.parts import Adapter
+from collegium.models.rows import BASE_ROWS, RowPlan
 from collegium.models.sites import block_sites, choose_sites, find_blocks, parse_layers
 from collegium.models.slots import Run, Slots
 from collegium.models.tail import check_tail, find_tail, log_probs, target_log_probs, target_nats

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from collegium.models.rows import Adapter
+from collegium.models.parts import Adapter, lora_parts
 
 
 def weighted_deltas(adapters: Mapping[str, Adapter], weights: Mapping[str, float]) -> dict[str, Tensor]:
     """Return module path -> sum_e w_e s_e B_e A_e, `[out, in]` in float32."""
     deltas: dict[str, Tensor] = {}
     for name, weight in weights.items():
-        for path, each in adapters[name].items():
+        for path, each in lora_parts(adapters[name]).items():
             delta = (weight * each.scale) * (each.b.detach().float() @ each.a.detach().float())
             deltas[path] = delta if path not in deltas else deltas[path] + delta
     return deltas

@@ -1,46 +1,14 @@
 """Row plans: which experts, alone or blended, a batch of texts is run through."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from collegium.core.errors import IncompatibleExpert, RoutingError
+from collegium.core.errors import RoutingError
 from collegium.core.routing import BASE
-
-
-@dataclass(frozen=True, eq=False)
-class LoraWeights:
-    """One low-rank change of a linear layer: y = W x + scale * B (A x).
-
-    Raises IncompatibleExpert when A and B differ in rank.
-    """
-
-    a: Float[Tensor, "rank input"]
-    b: Float[Tensor, "output rank_of_b"]
-    scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Check that A and B share their rank."""
-        if self.a.shape[0] != self.b.shape[1]:
-            raise IncompatibleExpert(
-                f"A has rank {self.a.shape[0]} and B has rank {self.b.shape[1]}; the two must agree."
-            )
-
-    @property
-    def rank(self) -> int:
-        """The rank of the change."""
-        return self.a.shape[0]
-
-    def delta(self) -> Float[Tensor, "output input"]:
-        """Return the change of the weight matrix, scale * B A."""
-        return self.scale * (self.b @ self.a)
-
-
-Adapter = Mapping[str, LoraWeights]
-"""Module path inside the base -> its low-rank change."""
 
 
 @dataclass(frozen=True, eq=False)

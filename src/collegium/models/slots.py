@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from collegium.core.errors import IncompatibleExpert, NameTaken, RoutingError, UnknownName
 from collegium.core.routing import BASE
 from collegium.core.tables import nearest
-from collegium.models.rows import Adapter, LoraWeights, RowPlan
+from collegium.models.parts import Adapter, LoraWeights, lora_parts
+from collegium.models.rows import RowPlan
 
 _STACKED_PLANS = 8
 """How many plans keep their stacked weights; each costs the memory of its experts once more."""
@@ -141,7 +142,7 @@ class Slots:
             if self.adapters[name] is adapter:
                 return
             raise NameTaken(f"another expert is attached as {name!r}; detach it first or use another name.")
-        for path, weights in adapter.items():
+        for path, weights in lora_parts(adapter).items():
             self._check_site(name, path, weights)
         self.adapters[name] = adapter
         self._hook(adapter)
@@ -242,7 +243,10 @@ class Slots:
         paths = {path: None for adapter in adapters.values() for path in adapter}
         stacks = {path: self._stack(path, plan, dtype) for path in paths}
         if not any(
-            each.a.requires_grad or each.b.requires_grad for part in adapters.values() for each in part.values()
+            tensor.requires_grad
+            for adapter in adapters.values()
+            for part in adapter.values()
+            for tensor in part.tensors.values()
         ):
             self._stacked[plan.signature] = stacks
             while len(self._stacked) > _STACKED_PLANS:
@@ -252,7 +256,11 @@ class Slots:
     def _stack(self, path: str, plan: RowPlan, dtype: torch.dtype) -> Stack:
         device = next(self._model.get_submodule(path).parameters()).device
         parts = [
-            [(place, self.adapters[name][path]) for place, name in enumerate(names) if path in self.adapters[name]]
+            [
+                (place, lora_parts(self.adapters[name])[path])
+                for place, name in enumerate(names)
+                if path in self.adapters[name]
+            ]
             for names in plan.signature
         ]
         live = [index for index, part in enumerate(parts) if part]

@@ -180,9 +180,10 @@ def time_columns(
 
 def _with_speed(each: Column, ms_per_token: float, cast: Cast) -> Column:
     adapters = sum(
-        weights.a.numel() + weights.b.numel()
+        tensor.numel()
         for key in cast.keys.values()
-        for weights in cast.base.adapter(key).values()
+        for part in cast.base.adapter(key).values()
+        for tensor in part.tensors.values()
     )
     whole = sum(model.memory_bytes for model in cast.whole.values())
     merged = each.way is None or each.way.compose == "merge"

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from collegium.core.cards import ExpertCard, Fingerprint
 from collegium.core.errors import CollegiumError, CorruptExpert, IncompatibleExpert
-from collegium.experts import Expert, LoraPayload
+from collegium.experts import AdapterPayload, Expert
 
 Sites = Mapping[str, tuple[int, int]]
 
@@ -53,7 +53,7 @@ def check_expert_format(form: ExpertFormat, expert: Expert, *, sites: Sites, ten
     with tempfile.TemporaryDirectory() as place:
         trial = _Trial(form, expert, sites, Path(place))
         _check_round_trip(trial, read)
-        for damage in (*_DAMAGES, *(_LORA_DAMAGES if isinstance(expert.payload, LoraPayload) else ())):
+        for damage in (*_DAMAGES, *(_LORA_DAMAGES if isinstance(expert.payload, AdapterPayload) else ())):
             for sealed in (False, True):
                 _check_refused(trial, damage, sealed=sealed)
         _check_other_base(trial)
@@ -61,9 +61,9 @@ def check_expert_format(form: ExpertFormat, expert: Expert, *, sites: Sites, ten
 
 def lora_tensors(expert: Expert) -> dict[str, Tensor]:
     """Return A, B and scale of every layer of a LoRA expert."""
-    assert isinstance(expert.payload, LoraPayload), "give `tensors` for experts of another kind"
+    assert isinstance(expert.payload, AdapterPayload), "give `tensors` for experts of another kind"
     found: dict[str, Tensor] = {}
-    for path, weights in expert.payload.adapter.items():
+    for path, weights in expert.payload.lora.items():
         scale = torch.tensor(weights.scale, dtype=torch.float64)
         found |= {f"{path} A": weights.a, f"{path} B": weights.b, f"{path} scale": scale}
     return found

@@ -18,7 +18,7 @@ from collegium.core.errors import (
     NameTaken,
     UnknownName,
 )
-from collegium.experts import Expert, LoraPayload, parents_of
+from collegium.experts import AdapterPayload, Expert, parents_of
 from collegium.testing.expert_format import lora_tensors
 
 
@@ -148,12 +148,12 @@ def _check_names(open_library: Open, first: Expert, third: Expert) -> None:
 def _check_refused_experts(open_library: Open, third: Expert) -> None:
     library = open_library()
     before = snapshot(library.path)
-    assert isinstance(third.payload, LoraPayload), "give LoRA experts"
+    assert isinstance(third.payload, AdapterPayload), "give LoRA experts"
     other = replace(third.card, base=Fingerprint("0" * 64, "1" * 64, "2" * 64))
     law = "an expert of another base is refused"
     _refused(lambda: library.add(Expert(other, third.payload)), IncompatibleExpert, law)
     for value in (math.nan, math.inf):
-        adapter = {path: replace(each, a=each.a * value) for path, each in third.payload.adapter.items()}
+        adapter = {path: replace(each, a=each.a * value) for path, each in third.payload.lora.items()}
         spoilt = Expert(third.card, replace(third.payload, adapter=adapter))
         _refused(lambda spoilt=spoilt: library.add(spoilt), CorruptExpert, "an expert that is not finite is refused")
     assert snapshot(library.path) == before, "an expert that was refused changes nothing"
@@ -253,7 +253,7 @@ def _check_verify(open_library: Open, first: Expert) -> None:
 
 
 def _same(found: Expert, expected: Expert) -> None:
-    assert isinstance(found.payload, LoraPayload), f"{expected.name!r} comes back as what it was"
+    assert isinstance(found.payload, AdapterPayload), f"{expected.name!r} comes back as what it was"
     before, after = lora_tensors(expected), lora_tensors(found)
     assert replace(found.card, payload={}) == replace(expected.card, payload={}), "the card comes back as it was"
     assert before.keys() == after.keys(), f"{expected.name!r} lost or gained {before.keys() ^ after.keys()}"
