@@ -75,7 +75,7 @@ class Residents:
     def slab(
         self, path: str, names: Iterable[str], shape: tuple[int, int], like: Tensor
     ) -> tuple[Slab, dict[str, int]]:
-        """Return the place's slab and the positions of those of these experts that change it, in the dtype of `like`."""
+        """Return a place's slab, in the dtype of `like`, and the positions of those of these experts that change it."""
         key = (path, like.dtype, like.device)
         slab = self._slabs.get(key)
         if slab is None:
