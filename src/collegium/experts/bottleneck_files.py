@@ -26,7 +26,7 @@ def read_bottleneck(folder: Path, *, sites: Sites | None = None) -> AdapterPaylo
     need_names(tensors, _NAMES, where=str(folder))
     if config["scales"].keys() != tensors.keys():
         odd = sorted(config["scales"].keys() ^ tensors.keys())
-        raise IncompatibleExpert(f"{folder}: each place needs a scale and weights; one of the two is missing for {odd}.")
+        raise IncompatibleExpert(f"{folder}: each place needs a scale and weights; one of them is missing for {odd}.")
     adapter = {path: BottleneckWeights(**own, scale=float(config["scales"][path])) for path, own in tensors.items()}
     check_parts(adapter, where=str(folder))
     if sites is not None:

@@ -1,7 +1,7 @@
 """IA3 experts as PEFT folders: adapter_config.json and adapter_model.safetensors, byte-loadable by PEFT.
 
-PEFT keeps the factors as a column `[outputs, 1]` where a layer's output is rescaled, and as a row `[1, inputs]` where its
-input is: there the layer is one of `feedforward_modules`.
+PEFT keeps the factors as a column `[outputs, 1]` where a layer's output is rescaled, and as a row `[1, inputs]` where
+its input is: there the layer is one of `feedforward_modules`.
 """
 
 import re

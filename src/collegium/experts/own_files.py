@@ -48,7 +48,9 @@ def read_own(
     known = {"format", "version", *fields}
     odd = sorted(config.keys() ^ known) or sorted(name for name, fits in fields.items() if not fits(config[name]))
     if odd:
-        raise IncompatibleExpert(f"{folder / CONFIG_FILE}: unknown, missing or odd fields {odd}; it has {sorted(known)}.")
+        raise IncompatibleExpert(
+            f"{folder / CONFIG_FILE}: unknown, missing or odd fields {odd}; it has {sorted(known)}."
+        )
     return config, _by_path(read_tensors(folder / TENSOR_FILE), where=str(folder))
 
 

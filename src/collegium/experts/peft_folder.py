@@ -38,7 +38,7 @@ def read_peft(folder: Path, base: Base, *, name: str | None = None) -> Expert:
 
     Raises IncompatibleExpert, naming the field, for what Collegium does not compute; CorruptExpert for damage.
     """
-    name = check_name(_own_name(folder) if name is None else name)
+    name = check_name(own_name(folder) if name is None else name)
     refuse_pickles(folder)
     config = read_json(folder / CONFIG_FILE)
     kind = config.get("peft_type")
@@ -85,7 +85,8 @@ def write_peft(expert: Expert, folder: Path, base: Base) -> None:
     write(expert.payload, folder, base)
 
 
-def _own_name(folder: Path) -> str:
+def own_name(folder: Path) -> str:
+    """Return a folder's name as an expert's; raises NameTaken when it cannot be one."""
     name = folder.resolve().name
     if not is_name(name):
         raise NameTaken(

@@ -23,7 +23,9 @@ from collegium.models import Base, PrefixWeights
 from collegium.models.rotary import turned
 
 _NUMBERS = ("num_virtual_tokens", "num_layers", "num_attention_heads", "token_dim")
-_KNOWN = frozenset({*_NUMBERS, "num_transformer_submodules", "encoder_hidden_size", "init_weights", "prefix_projection"})
+_KNOWN = frozenset(
+    {*_NUMBERS, "num_transformer_submodules", "encoder_hidden_size", "init_weights", "prefix_projection"}
+)
 """What is honoured; the encoder's size and its start say nothing about a prefix that was trained without projection."""
 _TENSOR = "prompt_embeddings"
 
@@ -88,7 +90,7 @@ def read_peft_prefix(folder: Path, base: Base) -> AdapterPayload:
 
 
 def _layers(base: Base) -> list[str]:
-    """Return the path of each block's attention; raises IncompatibleExpert where PEFT's prefix would be another thing."""
+    """Return the path of each block's attention; raises IncompatibleExpert where PEFT's prefix is another thing."""
     found = {site.block: path for path, site in base.sites.items() if site.what == "attention"}
     if sorted(found) != list(range(len(base.blocks))):
         raise IncompatibleExpert(

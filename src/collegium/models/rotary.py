@@ -16,7 +16,7 @@ _MOVING = ("dynamic", "longrope")
 
 
 def base_keys(base: Base, tokens: Sequence[int], *, start: int = 0) -> list[tuple[Tensor, Tensor]]:
-    """Return each block's keys and values of a text that starts at a position: `[head seq size]` as the base keeps them."""
+    """Return each block's keys and values, `[head seq size]`, of a text that starts at a position."""
     from transformers import DynamicCache
 
     place = torch.arange(start, start + len(tokens), device=base.device)[None]
