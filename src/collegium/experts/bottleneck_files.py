@@ -5,12 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from collegium.core.errors import IncompatibleExpert
-from collegium.experts.own_files import need_names, read_own, write_own
+from collegium.experts.own_files import read_own, write_own
 from collegium.experts.payloads import AdapterPayload
-from collegium.experts.places import Sites, check_parts, check_sites
+from collegium.experts.places import Sites, check_parts, check_sites, check_tensors
 from collegium.models import BottleneckWeights
-
-_NAMES = frozenset({"down", "down_bias", "up", "up_bias"})
 
 
 def write_bottleneck(payload: AdapterPayload, folder: Path) -> None:
@@ -23,12 +21,11 @@ def write_bottleneck(payload: AdapterPayload, folder: Path) -> None:
 def read_bottleneck(folder: Path, *, sites: Sites | None = None) -> AdapterPayload:
     """Return the adapter in a folder; `sites` are the base's, with which it must agree."""
     config, tensors = read_own("bottleneck", folder, fields={"scales": _scales})
-    need_names(tensors, _NAMES, where=str(folder))
+    check_tensors("bottleneck", tensors, where=str(folder))
     if config["scales"].keys() != tensors.keys():
         odd = sorted(config["scales"].keys() ^ tensors.keys())
         raise IncompatibleExpert(f"{folder}: each place needs a scale and weights; one of them is missing for {odd}.")
     adapter = {path: BottleneckWeights(**own, scale=float(config["scales"][path])) for path, own in tensors.items()}
-    check_parts(adapter, where=str(folder))
     if sites is not None:
         check_sites(adapter, sites, where=str(folder))
     return AdapterPayload(adapter)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from collegium.experts.own_files import read_own, write_own
 from collegium.experts.payloads import AdapterPayload
-from collegium.experts.places import Sites, check_parts, check_sites
+from collegium.experts.places import Sites, check_parts, check_sites, check_tensors
 from collegium.models import FfnWeights
 
 
@@ -18,7 +18,7 @@ def read_ffn(folder: Path, *, sites: Sites | None = None) -> AdapterPayload:
     """Return the adapter in a folder; `sites` are the base's, with which it must agree in every parameter."""
     _, tensors = read_own("ffn", folder, fields={})
     adapter = {path: FfnWeights(own) for path, own in tensors.items()}
-    check_parts(adapter, where=str(folder))
+    check_tensors("ffn", tensors, where=str(folder))
     if sites is not None:
         check_sites(adapter, sites, where=str(folder))
     return AdapterPayload(adapter)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from collegium.core.cards import Kind
 from collegium.experts import own_files, peft_fields
@@ -17,6 +17,7 @@ from collegium.experts.prefix_files import read_prefix, write_prefix
 from collegium.experts.whole import read_whole, write_whole
 
 
+@runtime_checkable
 class Read(Protocol):
     """Reads a payload from its folder; `sites` are the base's, with which it must agree."""
 

@@ -54,13 +54,6 @@ def read_own(
     return config, _by_path(read_tensors(folder / TENSOR_FILE), where=str(folder))
 
 
-def need_names(tensors: Mapping[str, Mapping[str, Tensor]], names: frozenset[str], *, where: str) -> None:
-    """Raise IncompatibleExpert when the tensors of a place are not exactly those of these names."""
-    for path, own in tensors.items():
-        if own.keys() != names:
-            raise IncompatibleExpert(f"{where}: {path} needs tensors {sorted(names)}, it has {sorted(own)}.")
-
-
 def _by_path(tensors: Mapping[str, Tensor], *, where: str) -> dict[str, dict[str, Tensor]]:
     found: dict[str, dict[str, Tensor]] = {}
     for key, tensor in sorted(tensors.items()):

@@ -1,10 +1,11 @@
 """Whether an adapter's parts are sound in themselves and belong where they say they do."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+
+from torch import Tensor
 
 from collegium.core.errors import IncompatibleExpert
-from collegium.models import Adapter, BottleneckWeights, FfnWeights, Ia3Weights, LoraWeights, PrefixWeights, Site
+from collegium.models import Adapter, Site
 from collegium.models.sites import check_part
 
 Sites = Mapping[str, Site]
@@ -14,14 +15,20 @@ Sites = Mapping[str, Site]
 def check_parts(adapter: Adapter, *, where: str) -> None:
     """Raise IncompatibleExpert when a part's tensors do not go together, or are no floating-point numbers."""
     for path, part in adapter.items():
-        for name, tensor in part.tensors.items():
-            if not tensor.is_floating_point():
-                raise IncompatibleExpert(
-                    f"{where}: {path}: {name!r} holds {tensor.dtype}; weights are floating-point numbers."
-                )
-        if not SOUND[part.kind](part):
-            shapes = {name: tuple(tensor.shape) for name, tensor in part.tensors.items()}
-            raise IncompatibleExpert(f"{where}: {path}: shapes {shapes} do not make a part of kind {part.kind!r}.")
+        check_tensors(part.kind, {path: part.tensors}, where=where)
+
+
+def check_tensors(kind: str, places: Mapping[str, Mapping[str, Tensor]], *, where: str) -> None:
+    """Raise IncompatibleExpert when the tensors at a place (path -> name -> tensor) do not make a part of a kind."""
+    for path, tensors in places.items():
+        odd = sorted(name for name, tensor in tensors.items() if not tensor.is_floating_point())
+        if odd:
+            raise IncompatibleExpert(
+                f"{where}: {path}: {odd[0]!r} holds {tensors[odd[0]].dtype}; weights are floating-point numbers."
+            )
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        if not SOUND[kind](shapes):
+            raise IncompatibleExpert(f"{where}: {path}: shapes {shapes} do not make a part of kind {kind!r}.")
 
 
 def check_sites(adapter: Adapter, sites: Sites, *, where: str) -> None:
@@ -36,35 +43,46 @@ def check_sites(adapter: Adapter, sites: Sites, *, where: str) -> None:
         check_part(part, sites[path], where=f"{where}: {path}")
 
 
-def _lora(part: LoraWeights) -> bool:
-    return part.a.dim() == part.b.dim() == 2 and part.a.shape[0] == part.b.shape[1] > 0
+Shapes = Mapping[str, tuple[int, ...]]
 
 
-def _ia3(part: Ia3Weights) -> bool:
-    return part.factors.dim() == 1 and part.side in ("input", "output")
+def _lora(shapes: Shapes) -> bool:
+    match shapes:
+        case {"a": (rank, _), "b": (_, other)} if rank == other > 0:
+            return len(shapes) == 2
+    return False
 
 
-def _bottleneck(part: BottleneckWeights) -> bool:
-    if part.down.dim() != 2:
-        return False
-    rank, hidden = part.down.shape
-    shapes = (part.down_bias.shape, part.up.shape, part.up_bias.shape)
-    return rank > 0 and shapes == ((rank,), (hidden, rank), (hidden,))
+def _ia3(shapes: Shapes) -> bool:
+    match shapes:
+        case {"factors": (_,)}:
+            return len(shapes) == 1
+    return False
 
 
-def _ffn(part: FfnWeights) -> bool:
-    return bool(part.tensors)
+def _bottleneck(shapes: Shapes) -> bool:
+    match shapes:
+        case {"down": (rank, inputs)} if rank > 0:
+            return shapes == {"down": (rank, inputs), "down_bias": (rank,), "up": (inputs, rank), "up_bias": (inputs,)}
+    return False
 
 
-def _prefix(part: PrefixWeights) -> bool:
-    return part.keys.dim() == 3 and part.keys.shape == part.values.shape and part.keys.shape[1] > 0
+def _ffn(shapes: Shapes) -> bool:
+    return bool(shapes)
 
 
-SOUND: Mapping[str, Callable[[Any], bool]] = {
+def _prefix(shapes: Shapes) -> bool:
+    match shapes:
+        case {"keys": (heads, length, size)} if length > 0:
+            return shapes == {"keys": (heads, length, size), "values": (heads, length, size)}
+    return False
+
+
+SOUND: Mapping[str, Callable[[Shapes], bool]] = {
     "lora": _lora,
     "ia3": _ia3,
     "bottleneck": _bottleneck,
     "ffn": _ffn,
     "prefix": _prefix,
 }
-"""Kind -> whether the shapes of a part's tensors go together."""
+"""Kind -> whether tensors of these names and shapes make a part."""

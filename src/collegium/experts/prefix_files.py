@@ -7,12 +7,10 @@ docs/decisions/0009-prefix-files.md.
 
 from pathlib import Path
 
-from collegium.experts.own_files import need_names, read_own, write_own
+from collegium.experts.own_files import read_own, write_own
 from collegium.experts.payloads import AdapterPayload
-from collegium.experts.places import Sites, check_parts, check_sites
+from collegium.experts.places import Sites, check_parts, check_sites, check_tensors
 from collegium.models import PrefixWeights
-
-_NAMES = frozenset({"keys", "values"})
 
 
 def write_prefix(payload: AdapterPayload, folder: Path) -> None:
@@ -24,9 +22,8 @@ def write_prefix(payload: AdapterPayload, folder: Path) -> None:
 def read_prefix(folder: Path, *, sites: Sites | None = None) -> AdapterPayload:
     """Return the adapter in a folder; `sites` are the base's, with which it must agree in heads and their size."""
     _, tensors = read_own("prefix", folder, fields={})
-    need_names(tensors, _NAMES, where=str(folder))
+    check_tensors("prefix", tensors, where=str(folder))
     adapter = {path: PrefixWeights(**own) for path, own in tensors.items()}
-    check_parts(adapter, where=str(folder))
     if sites is not None:
         check_sites(adapter, sites, where=str(folder))
     return AdapterPayload(adapter)

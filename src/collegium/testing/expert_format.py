@@ -226,8 +226,12 @@ def _edit_card(**fields: Any) -> Callable[[Path], None]:  # noqa: ANN401 - any J
     return harm
 
 
+def _config_file(folder: Path) -> Path:
+    return next(path for path in sorted(folder.iterdir()) if path.name.endswith("config.json"))
+
+
 def _edit_config(folder: Path) -> None:
-    config = next(path for path in sorted(folder.iterdir()) if path.name.endswith("config.json"))
+    config = _config_file(folder)
     config.write_text(json.dumps({**json.loads(config.read_text()), "a_field_of_the_future": 3}))
 
 
@@ -240,6 +244,8 @@ def _move(folder: Path) -> None:
     path = _tensor_file(folder)
     moved = {re.sub(r"\.[01]\.", ".77.", name): each for name, each in load_file(path).items()}
     save_file(moved, path, metadata={"format": "pt"})
+    config = _config_file(folder)
+    config.write_text(re.sub(r"\.[01]\.", ".77.", config.read_text()))
 
 
 def _half_card(folder: Path) -> None:
