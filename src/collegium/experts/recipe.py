@@ -149,7 +149,8 @@ def resolve(config: FitConfig, kind: Kind | None = None) -> FitConfig:
 
 
 def _who_heeds(setting: str) -> str:
-    return " and ".join(kind for kind, settings in SETTINGS.items() if setting in settings)
+    kinds = [kind for kind, settings in SETTINGS.items() if setting in settings]
+    return "small experts" if len(kinds) == len(SETTINGS) - 1 else " and ".join(kinds)
 
 
 def loop_config(config: FitConfig) -> LoopConfig:
