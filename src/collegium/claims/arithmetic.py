@@ -32,13 +32,13 @@ def negation(place: Place) -> dict[str, float]:
     said = {"expert": _said(base, adapter), "base": _said(base, {})}
     twice = compress(-(-1 * delta_of_adapter(adapter))).adapter
     once = compress(-delta_of_adapter(adapter)).adapter
-    factors = {each: negated_factor(adapter, factor=each) for each in ("a", "b")}
-    doubled = {each: negated_factor(found, factor=each) for each, found in factors.items()}
+    factors = [negated_factor(adapter, factor="a"), negated_factor(adapter, factor="b")]
+    doubled = [negated_factor(factors[0], factor="a"), negated_factor(factors[1], factor="b")]
     return {
         "double_negation_gap": _gap(_said(base, twice), said["expert"]),
-        "double_factor_negation_gap": max(_gap(_said(base, each), said["expert"]) for each in doubled.values()),
+        "double_factor_negation_gap": max(_gap(_said(base, each), said["expert"]) for each in doubled),
         "both_factors_gap": _gap(_said(base, negated_factors(adapter)), said["expert"]),
-        "one_factor_gap": max(_gap(_said(base, each), _said(base, once)) for each in factors.values()),
+        "one_factor_gap": max(_gap(_said(base, each), _said(base, once)) for each in factors),
         "negation_without_effect": float(_gap(_said(base, once), said["expert"]) < 1e-3),
     }
 
