@@ -16,7 +16,7 @@ from collegium.models.parts import (
     lora_parts,
 )
 from collegium.models.rows import BASE_ROWS, Group, RowPlan
-from collegium.models.sources import BASES, load_base, load_tokenizer
+from collegium.models.sources import BASES, load_base, load_config, load_tokenizer
 
 __all__ = [
     "BASES",
@@ -40,6 +40,7 @@ __all__ = [
     "choose_dtype",
     "inspect_machine",
     "load_base",
+    "load_config",
     "load_tokenizer",
     "lora_parts",
     "memory_errors",
