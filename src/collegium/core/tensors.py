@@ -72,7 +72,8 @@ def _check_start(path: Path) -> None:
             start = file.read(9)
     except FileNotFoundError as error:
         raise CorruptExpert(f"{path} is missing.") from error
-    if start.startswith(_PICKLE_STARTS):
+    # A safetensors file starts with its header's length in eight bytes, and 640 is a pickle's first two; then comes {.
+    if start.startswith(_PICKLE_STARTS) and start[8:] != b"{":
         raise CorruptExpert(f"{path} holds a pickle, which can run code when opened; only safetensors are read.")
 
 

@@ -20,7 +20,7 @@ def read_peft(folder: Path, base: Base, *, name: str | None = None) -> Expert:
 
     Raises IncompatibleExpert, naming the field, for what Collegium does not compute; CorruptExpert for damage.
     """
-    name = check_name(_own_name(folder) if name is None else name)
+    name = check_name(own_name(folder) if name is None else name)
     refuse_pickles(folder)
     payload = adapter_payload(base, read_lora(folder, sites=base.linear_sites()).adapter)
     recipe = {"method": "peft", "adapter_config": read_json(folder / CONFIG_FILE)}
@@ -35,7 +35,8 @@ def read_peft(folder: Path, base: Base, *, name: str | None = None) -> Expert:
     return Expert(card, payload)
 
 
-def _own_name(folder: Path) -> str:
+def own_name(folder: Path) -> str:
+    """Return a folder's name as an expert's; raises NameTaken when it cannot be one."""
     name = folder.resolve().name
     if not is_name(name):
         raise NameTaken(

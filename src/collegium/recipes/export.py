@@ -162,12 +162,11 @@ def merge_weights(library: Library, names: Sequence[str], text: str) -> dict[str
                 "much of each."
             )
         return {names[0]: 1.0}
-    known = {*names, BASE}
-    odd = sorted(weights.keys() ^ known - {BASE})
-    if odd and odd != [BASE]:
+    odd = sorted((weights.keys() - {BASE}) ^ set(names))
+    if odd:
         raise ConfigError(
             f"--weights weighs the experts named, each once; {odd[0]!r} is named in one place alone. "
-            f"{nearest(odd[0], known)}"
+            f"{nearest(odd[0], {*names, *weights} - {odd[0]})}"
         )
     return weights
 

@@ -18,8 +18,9 @@ def even(
 
     shapes: further layers (path -> inputs, outputs), which get a change of zero.
 
-    >>> parts = {"q": LoraWeights(torch.ones(1, 2), torch.ones(3, 1), 0.5), "k": LoraWeights(torch.eye(2), torch.eye(2))}
-    >>> {path: (part.rank, part.scale, part.delta().sum().item()) for path, part in even(parts).items()}
+    >>> half, whole = LoraWeights(torch.ones(1, 2), torch.ones(3, 1), 0.5), LoraWeights(torch.eye(2), torch.eye(2))
+    >>> evened = even({"q": half, "k": whole})
+    >>> {path: (part.rank, part.scale, part.delta().sum().item()) for path, part in evened.items()}
     {'q': (2, 1.0, 3.0), 'k': (2, 1.0, 2.0)}
     """
     scales = {part.scale for part in adapter.values()}

@@ -2,7 +2,7 @@
 
 The file says general.type = adapter, adapter.type = lora, general.architecture and one adapter.lora.alpha; each layer
 gives `blk.N.NAME.weight.lora_a` and `.lora_b`, A as it is, B with its rows in llama.cpp's order (gguf_rows). llama.cpp
-computes W x + (alpha / r) B (A x) with r = B's own rank, so alpha is the commonest s r of the layers, and where a layer's
+computes W x + (alpha / r) B (A x) with r = B's own rank, so alpha is the commonest s r of the layers; where a layer's
 s r is another, B takes up the rest: B' = (s r / alpha) B. All numbers are written in float32.
 """
 

@@ -5,9 +5,9 @@ turned when a model is converted. A low-rank change B A is [outputs, inputs] in 
 always goes over as it is, and B as it is wherever the rows keep their order. They do not in two cases.
 
 Rotary embedding, llama's way. transformers turns the pair (i, i + d/2) of a head of d rows by one angle, llama.cpp's
-plain rotation the pair (2i, 2i + 1). A converted model of these types therefore has its rows of q and k re-ordered, head
-by head: row 2i + j is transformers' row i + j d/2, for j = 0, 1. For W' = P W the change is P (B A) = (P B) A: B's rows
-move alike. Types that llama.cpp turns in halves ("neox": qwen, gemma, phi, gptneox) keep their order.
+plain rotation the pair (2i, 2i + 1). A converted model of these types therefore has its rows of q and k in another
+order, head by head: row 2i + j is transformers' row i + j d/2, for j = 0, 1. For W' = P W the change is P (B A) =
+(P B) A: B's rows move alike. Types that llama.cpp turns in halves (qwen, gemma, phi, gptneox) keep their order.
 
 Fused query_key_value, GPT-NeoX's way. transformers keeps the rows as (head, three, d), llama.cpp as (three, head, d).
 """

@@ -1,7 +1,7 @@
 """LoRAX: one PEFT folder per expert (its path is the adapter_id), the launcher's line and a sample request for each.
 
-LoRAX reads a single `r` and `lora_alpha`, as vLLM does, and it passes over a kind of layer (all `q_proj`, say) unless the
-adapter changes it in every block. So what is written is evened out, with changes of zero where there was none.
+LoRAX reads a single `r` and `lora_alpha`, as vLLM does, and it passes over a kind of layer (all `q_proj`, say) unless
+the adapter changes it in every block. So what is written is evened out, with changes of zero where there was none.
 """
 
 import json

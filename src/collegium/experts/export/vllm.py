@@ -1,8 +1,8 @@
 """vLLM: one PEFT folder per expert, and the line that serves the base with all of them.
 
-vLLM reads a single `r` and `lora_alpha` from an adapter and passes over `rank_pattern` and `alpha_pattern`, so that an
-adapter whose ranks or scales differ from layer to layer would be served wrong without a word. Such an adapter is written
-evened out (`even`): the same changes at one rank and one scale.
+vLLM reads a single `r` and `lora_alpha` from an adapter and passes over `rank_pattern` and `alpha_pattern`: an adapter
+whose ranks or scales differ from layer to layer would be served wrong without a word. Such an adapter is written evened
+out (`even`): the same changes at one rank and one scale.
 """
 
 import shlex
@@ -30,7 +30,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "phi3": ("qkv_proj", "o_proj", "gate_up_proj", "down_proj"),
     "starcoder2": ("q_proj", "k_proj", "v_proj", "o_proj", "c_fc", "c_proj"),
 }
-"""Model types that vLLM's list of supported models marks for LoRA -> their linear layers; GPT-2 and GPT-NeoX are not."""
+"""Model types that vLLM's list of supported models marks for LoRA (not GPT-2, not GPT-NeoX) -> their layers."""
 
 LINE_FILE = "vllm.txt"
 
