@@ -20,7 +20,7 @@ from torch import Tensor
 from collegium.core.cards import ExpertCard, content_hash, read_json
 from collegium.core.errors import ConfigError, CorruptExpert, IncompatibleExpert, ResourceError
 from collegium.core.names import check_name
-from collegium.core.tensors import read_shapes
+from collegium.core.tensors import read_shapes, read_tensors
 from collegium.experts.folder import refuse_pickles
 from collegium.experts.lora_files import CONFIG_FILE, TENSOR_FILE
 from collegium.experts.patterns import is_plain, resolve
@@ -180,7 +180,7 @@ def _check_fields(folder: Path, config: Mapping[str, Any], known: set[str]) -> N
 
 def _loaded(peft: Any, base: Base, folder: Path, settings: Any) -> Any:  # noqa: ANN401 - PEFT has no types
     """Return a PEFT model on a copy of the base that shares the base's tensors."""
-    read_shapes(folder / TENSOR_FILE)
+    read_tensors(folder / TENSOR_FILE)
     try:
         return peft.PeftModel.from_pretrained(base.folded({}).model, str(folder), _ADAPTER, config=settings).eval()
     except Exception as error:  # loaders raise anything
