@@ -7,7 +7,7 @@ s r is another, B takes up the rest: B' = (s r / alpha) B. All numbers are writt
 """
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +80,22 @@ def _write(expert: Expert, config: Any, path: Path) -> None:  # noqa: ANN401 - a
         writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
         writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, gguf_alpha(adapter))
         writer.add_name(expert.name)
-        for name, tensor in gguf_tensors(adapter, config).items():
-            writer.add_tensor(name, tensor.contiguous().numpy())
+        tensors = {name: tensor.contiguous().numpy() for name, tensor in gguf_tensors(adapter, config).items()}
+        for name, tensor in tensors.items():
+            writer.add_tensor(name, tensor)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
+        writer.write_ti_data_to_file()
+        _write_numbers(writer, tensors.values())
     finally:
         writer.close()
+
+
+def _write_numbers(writer: Any, tensors: Iterable[Any]) -> None:  # noqa: ANN401 - gguf's and numpy's
+    """Write the tensors' numbers; the writer's own way (numpy.tofile) is silent when the disk is full."""
+    (file,) = writer.fout
+    writer.write_padding(file, file.tell())
+    for tensor in tensors:
+        file.write(tensor.tobytes())
+        writer.write_padding(file, tensor.nbytes)
+    file.flush()
