@@ -148,7 +148,13 @@ def test_inertia_is_least_for_the_true_parts():
     assert inertia(data, torch.arange(60), 60) == pytest.approx(0.0, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", sorted(BENCHES))
+BESIDE_PEFT = {"V1", "V2", "V3", "V5", "V6"}
+"""Benches that build models of PEFT's, which takes seconds even at pico size."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.recipe] * (name in BESIDE_PEFT)) for name in sorted(BENCHES)]
+)
 def test_every_bench_runs_at_pico_size(name, tmp_path):
     (result,) = run_bench([name], quick=True, profile=True, folder=tmp_path)
     assert result.rows

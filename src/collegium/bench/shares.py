@@ -20,8 +20,8 @@ OUTSIDE = "Python, outside of operators"
 def profile_runs(runs: Mapping[str, Callable[[], object]], *, entries: int = ENTRIES) -> list[dict[str, Any]]:
     """Return the largest shares of each run's time, first by operator, then by module.
 
-    Each run goes once without being watched, then as often as fills a fifth of a second. Watching costs time itself, most where there are many small calls, so
-    these are shares and no timings.
+    Each run goes once without being watched, then as often as fills a fifth of a second. Watching costs time itself,
+    most where there are many small calls, so these are shares and no timings.
     """
     found = []
     for name, run in runs.items():
