@@ -71,11 +71,11 @@ def stepper(
     prompts: Int[Tensor, "batch seq"],
     **extra: Any,  # noqa: ANN401
 ) -> Callable[[], Float[Tensor, "batch vocab"]]:
-    """Return a step of decoding that goes on where the last one ended; the prompts are read here and not timed.
+    """Return a step of decoding that appends each prompt's first token once more; the prompts are read here, not timed.
 
     extra: what PEFT's forward takes besides, `adapter_names`.
     """
-    token = torch.zeros(len(prompts), 1, dtype=torch.long)
+    token = prompts[:, :1]
     with torch.no_grad(), peers_own_warnings():
         cache = model(input_ids=prompts, logits_to_keep=1, use_cache=True, **extra).past_key_values
 
