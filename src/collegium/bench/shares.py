@@ -13,6 +13,7 @@ ENTRIES = 6
 """How many entries of each view are kept; the rest is left out."""
 
 _WATCHED_SECONDS = 0.2
+_MOST_RUNS = 100
 
 OUTSIDE = "Python, outside of operators"
 
@@ -20,8 +21,8 @@ OUTSIDE = "Python, outside of operators"
 def profile_runs(runs: Mapping[str, Callable[[], object]], *, entries: int = ENTRIES) -> list[dict[str, Any]]:
     """Return the largest shares of each run's time, first by operator, then by module.
 
-    Each run goes once without being watched, then as often as fills a fifth of a second. Watching costs time itself,
-    most where there are many small calls, so these are shares and no timings.
+    Each run goes once without being watched, then as often as fills a fifth of a second, at most a hundred times.
+    Watching costs time itself, most where there are many small calls, so these are shares and no timings.
     """
     found = []
     for name, run in runs.items():
@@ -78,10 +79,10 @@ def _lasting(run: Callable[[], object]) -> Callable[[], None]:
     run()
     started = time.perf_counter()
     run()
-    repeats = max(1, round(_WATCHED_SECONDS / max(time.perf_counter() - started, 1e-6)))
+    repeats = round(_WATCHED_SECONDS / max(time.perf_counter() - started, _WATCHED_SECONDS / _MOST_RUNS))
 
     def runs() -> None:
-        for _ in range(repeats):
+        for _ in range(max(1, repeats)):
             run()
 
     return runs

@@ -104,7 +104,7 @@ class PeftFit:
             task_type="CAUSAL_LM",
         )
         with peers_own_warnings():
-            self._model = peft.get_peft_model(own_copy(base), lora)
+            self.model = peft.get_peft_model(own_copy(base), lora)
 
     def run(self) -> StepClock:
         """Return the clock of one fit."""
@@ -112,7 +112,7 @@ class PeftFit:
 
         clock, loop = StepClock(), loop_config(self._config)
         with tempfile.TemporaryDirectory() as folder, peers_own_warnings():
-            self._peft.set_peft_model_state_dict(self._model, self._first)
+            self._peft.set_peft_model_state_dict(self.model, self._first)
             arguments = transformers.TrainingArguments(
                 output_dir=folder,
                 max_steps=loop.steps,
@@ -134,7 +134,7 @@ class PeftFit:
                 use_cpu=True,
             )
             trainer = transformers.Trainer(
-                model=self._model, args=arguments, train_dataset=_Rows(self._rows), callbacks=[_listener(clock, loop)]
+                model=self.model, args=arguments, train_dataset=_Rows(self._rows), callbacks=[_listener(clock, loop)]
             )
             trainer.remove_callback(transformers.PrinterCallback)
             trainer.train()
