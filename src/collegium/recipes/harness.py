@@ -123,7 +123,7 @@ def call_lm_eval(arguments: Sequence[str]) -> dict[str, Any] | None:
 
     own = output_path(arguments)
     with tempfile.TemporaryDirectory() as aside, _mistakes_answered():
-        extra = [] if own is not None or arguments[:1] and arguments[0] in _OTHER_VERBS else ["--output_path", aside]
+        extra = [] if own is not None or (arguments[:1] and arguments[0] in _OTHER_VERBS) else ["--output_path", aside]
         place = Path(own or aside)
         before = _result_files(place)
         with _command_line(["lm_eval", *arguments, *(extra if arguments else [])]):
