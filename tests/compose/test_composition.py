@@ -50,8 +50,10 @@ def test_ensembles_on_slots_keep_the_laws(architecture):
     check_mixture(compose, alone(base))
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
-@pytest.mark.parametrize("kind", [*(kind for kind in KINDS if kind != "lora"), "several"])
+@pytest.mark.recipe
+@pytest.mark.parametrize(
+    ("kind", "architecture"), [*((kind, "llama") for kind in KINDS if kind != "lora"), ("several", "gpt2")]
+)
 def test_ensembles_and_mixes_of_every_kind_keep_the_laws(kind, architecture):
     base = with_adapters(architecture, kinds=("ia3", "ffn", "prefix") if kind == "several" else (kind,) * 3)
 

@@ -28,7 +28,8 @@ def base_keys(base: Base, tokens: Sequence[int], *, start: int = 0) -> list[tupl
             past_key_values=cache,
             use_cache=True,
         )
-    return [(layer.keys[0], layer.values[0]) for layer in cache.layers]  # pyright: ignore[reportOptionalSubscript, reportReturnType]
+    layers: Any = cache.layers
+    return [(layer.keys[0], layer.values[0]) for layer in layers]
 
 
 def turned(
