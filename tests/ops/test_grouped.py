@@ -54,7 +54,7 @@ def test_a_wrong_grouping_breaks_the_law(monkeypatch):
 
     def shifted(index, experts):
         token, order, ends = plain(index, experts)
-        return token, order, ends.roll(1).sort().values
+        return token.roll(1), order, ends
 
     monkeypatch.setattr(grouped, "_grouping", shifted)
     assert not torch.allclose(grouped_low_rank(*parts), slow(*parts), atol=1e-2)
