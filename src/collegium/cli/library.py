@@ -231,7 +231,7 @@ def _incoming(config: AddConfig, base: Base | None, library: Library | None) -> 
     if library is not None:
         return library.incoming(arriving, name, trust_base=config.trust_base)
     assert base is not None, "a new library has its base"
-    fingerprint, sites = base.fingerprint, base.linear_sites()
+    fingerprint, sites = base.fingerprint, base.sites
     return received(arriving, name, base=base, fingerprint=fingerprint, sites=sites, trust_base=config.trust_base)
 
 

@@ -5,7 +5,7 @@ from collegium.experts.conversion import convert_peft, foreign_kind
 from collegium.experts.fit import Origin, Trained, fit_documents, fit_domain, fit_expert, fit_union
 from collegium.experts.folder import check_base, check_expert, is_peft_folder, load_expert, read_card, save_expert
 from collegium.experts.payloads import AdapterPayload, Expert, WholePayload, adapter_payload, payload_digest
-from collegium.experts.peft_folder import read_peft
+from collegium.experts.peft_folder import read_peft, write_peft
 from collegium.experts.recipe import FitConfig, resolve
 from collegium.experts.whole import load_model, open_whole
 from collegium.experts.whole_fit import fit_whole, fit_whole_documents
@@ -49,4 +49,5 @@ __all__ = [
     "resolve",
     "run_tasks",
     "save_expert",
+    "write_peft",
 ]

@@ -13,6 +13,7 @@ from collegium.core.cards import Fingerprint, read_json
 from collegium.core.errors import CorruptExpert, IncompatibleExpert, ResourceError
 from collegium.core.tensors import check_finite, read_shapes, safetensors_errors
 from collegium.experts.payloads import Expert, WholePayload
+from collegium.experts.places import Sites
 from collegium.models import Base, memory_errors
 from collegium.models.fingerprint import hash_config
 from collegium.models.quiet import quiet_transformers
@@ -65,6 +66,13 @@ def check_whole(folder: Path) -> None:
     with safe_open(folder / TENSOR_FILE, framework="pt") as file:
         for name in file.keys():  # noqa: SIM118 - a file, not a mapping
             check_finite({name: file.get_tensor(name)}, where=str(folder))
+
+
+def read_whole(folder: Path, *, sites: Sites | None = None) -> WholePayload:
+    """Return the whole model in a folder, checked; it has layers of its own, so a base's sites play no part."""
+    del sites
+    check_whole(folder)
+    return WholePayload(folder)
 
 
 def load_model(folder: Path, *, dtype: torch.dtype, named: Path | str = "") -> Any:  # noqa: ANN401 - a transformers model
