@@ -33,7 +33,7 @@ from collegium.routers.gates import (
 from collegium.routers.held import HeldRouter, context_weights
 from collegium.routers.oracle import Oracle, oracle
 from collegium.routers.posterior import Posterior, PosteriorRouter, posterior
-from collegium.routers.table import ENTRY_POINTS, ROUTERS, available, parse
+from collegium.routers.table import ENTRY_POINTS, ROUTERS, Recipe, available, parse
 from collegium.routers.uniform import Uniform, uniform
 
 __all__ = [
@@ -52,6 +52,7 @@ __all__ = [
     "Phatgoose",
     "Posterior",
     "PosteriorRouter",
+    "Recipe",
     "Uniform",
     "UniformGate",
     "Xlora",

@@ -20,6 +20,9 @@ from collegium.routers.oracle import oracle
 from collegium.routers.posterior import posterior
 from collegium.routers.uniform import uniform
 
+Recipe = RouterRecipe | GateRecipe
+"""A router, or gates, before they know their experts."""
+
 ENTRY_POINTS = "collegium.routers"
 """The entry-point group in which outside packages name a `Method` that builds a recipe."""
 
@@ -65,7 +68,7 @@ def available() -> dict[str, Method]:
     return found
 
 
-def parse(text: str) -> RouterRecipe | GateRecipe:
+def parse(text: str) -> Recipe:
     """Return the router, or the gates, that `NAME` or `NAME:KEY=VALUE,...` names.
 
     Raises ConfigError on an unknown name or key, with the nearest, and on a value of the wrong kind.
