@@ -23,6 +23,7 @@ from collegium.cli.making import BUILD, DEMO, TRAIN
 from collegium.cli.output import emit
 from collegium.cli.parsing import PROGRAM, Request, parse
 from collegium.cli.quality import COMPARE, EVAL
+from collegium.cli.router import ROUTER
 from collegium.core.errors import CollegiumError
 from collegium.models import memory_errors
 
@@ -35,6 +36,7 @@ COMMANDS: Table = {
     "library": LIBRARY,
     "eval": EVAL,
     "compare": COMPARE,
+    "router": ROUTER,
     "generate": GENERATE,
     "claims": CLAIMS,
     "bench": BENCH,
