@@ -137,9 +137,10 @@ def test_only_a_router_that_weighs_likelihoods_pays_for_the_prompts_output_layer
     monkeypatch.setattr(Tail, "__call__", counted)
     for recipe in (uniform(), posterior()):
         opened = Ensemble(voices, recipe.bind(("law", "code"))).open([[1] * 50])
+        assert opened.next_logprobs().shape == (1, voices.vocab_size)
+        assert torch.equal(opened.next_logprobs(), opened.next_logprobs()), "asked for again, computed once"
         scored.append(sum(positions))
         positions.clear()
-        assert opened.next_logprobs().shape == (1, voices.vocab_size)
     assert scored == [2, 2 + 2 * 49]
 
 

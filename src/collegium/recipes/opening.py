@@ -16,6 +16,7 @@ from collegium.recipes.reference import Reference, parse_reference
 from collegium.recipes.watch import Watch
 from collegium.routers import fixed
 from collegium.routers import parse as parse_router
+from collegium.routers.gates import GateRecipe
 
 DEFAULT_BASE = "smollm2-135m"
 
@@ -128,8 +129,13 @@ def alone(cast: Cast, name: str) -> LanguageModel:
     return Mix(cast.base, {name: cast.keys[name]}, fixed({name: 1.0}).bind((name,)))
 
 
+def _composition(router: str | None) -> str | None:
+    """Return the one composition that gates can be used in, None for a router."""
+    return "mix" if router is not None and isinstance(parse_router(router), GateRecipe) else None
+
+
 def _way(reference: Reference, library: Library, weights: dict[str, float] | None) -> Way:
-    compose = reference.compose or library.defaults.composition or "ensemble"
+    compose = reference.compose or _composition(reference.router) or library.defaults.composition or "ensemble"
     if compose == "merge" and reference.top_k:
         raise ConfigError("merge makes one model for all texts, so top_k has nothing to choose; leave it out.")
     if weights is not None:
