@@ -134,7 +134,7 @@ def test_the_first_pass_of_a_head_is_told_where_documents_end(world, monkeypatch
         return plain(self, tokens, **how)
 
     monkeypatch.setattr(type(base), "hidden", watched)
-    fit_xlora(base, keys(world), MemoryShelf(), documents=remembered, config=GateFit(steps=1, batch=8, window=200))
+    fit_xlora(base, keys(world), MemoryShelf(), documents=remembered, config=GateFit(steps=1, window=500))
     assert seen
     assert all(each is not None for each in seen)
     assert any(int(each.max()) > 0 for each in seen), "no window held two documents"

@@ -24,7 +24,7 @@ from collegium.bench.peers import NO_PEFT, find_peer, own_copy, peers_own_warnin
 from collegium.bench.timing import Timing
 from collegium.data import Document
 from collegium.experts import FitConfig, fit_documents, resolve
-from collegium.experts.fit import fresh_weights
+from collegium.experts.fresh import fresh_adapter
 from collegium.experts.objective import Objective, Texts, text_objective
 from collegium.experts.recipe import loop_config
 from collegium.models import BASE_ROWS, Base
@@ -91,7 +91,8 @@ class PeftFit:
         self._peft, self._config, read = peft, config, texts(base, config)
         objective = text_objective(base, BASE_ROWS, texts={_NAME: read}, config=config, label=_NAME)
         self._rows = batches(objective, config)
-        first = fresh_weights(base, config, _NAME)
+        fresh = fresh_adapter(base, config, _NAME, tokens=objective.train.tokens[:1])
+        first = {f"{path}.{half}": tensor for path, part in fresh.items() for half, tensor in part.tensors.items()}
         halves = {"a": "lora_A", "b": "lora_B"}
         self._first = {
             f"base_model.model.{name[:-2]}.{halves[name[-1]]}.weight": tensor.detach() for name, tensor in first.items()
