@@ -17,7 +17,7 @@ from collegium.models.parts import (
 )
 from collegium.models.rows import BASE_ROWS, NOBODY, Group, RowPlan, Rows
 from collegium.models.sites import Site
-from collegium.models.sources import BASES, load_base, load_tokenizer
+from collegium.models.sources import BASES, load_base, load_config, load_tokenizer
 
 __all__ = [
     "BASES",
@@ -44,6 +44,7 @@ __all__ = [
     "choose_dtype",
     "inspect_machine",
     "load_base",
+    "load_config",
     "load_tokenizer",
     "lora_parts",
     "memory_errors",

@@ -108,8 +108,8 @@ class PrefixStack:
     places: Int[Tensor, " prefix"]
 
     def scores(
-        self, weights: Float[Tensor, "row_or_1 seq_or_1 k"] | None
-    ) -> Float[Tensor, "row_or_1 one seq_or_1 prefix"]:
+        self, weights: Float[Tensor, "row_or_1 seq_of_weights k"] | None
+    ) -> Float[Tensor, "row one seq_of_weights prefix"]:
         """Return what is added to each prefix column's score: the logarithm of its expert's weight."""
         if weights is None:
             return self.open[:, None, None]
