@@ -8,12 +8,13 @@ from collegium.compose.joined import JoinedVoices, SeparateVoices
 from collegium.compose.merge import check_weights, fold, textless_weights
 from collegium.compose.mix import Mix
 from collegium.compose.voices import SlotVoices, Voices
+from collegium.core.cards import ExpertCard
 from collegium.core.errors import IncompatibleExpert, LibraryError, RoutingError
 from collegium.core.protocols import RouterRecipe
 from collegium.core.routing import BASE
-from collegium.experts import AdapterPayload, Expert, WholePayload, average_whole, open_whole
+from collegium.experts import AdapterPayload, Expert, average_whole, open_whole
 from collegium.library import Library
-from collegium.models import Base
+from collegium.models import Adapter, Base
 from collegium.routers import default
 
 ComposedModel = Ensemble | Mix | Base
@@ -63,29 +64,28 @@ def assemble(base: Base, library: Library) -> Cast:
     keys: dict[str, str] = {}
     whole: dict[str, Base] = {}
     for name in library.names(task="language"):
-        expert = library[name]
-        check_base(expert, base)
-        match expert.payload:
-            case AdapterPayload():
-                keys[name] = attach_expert(base, expert)
-            case WholePayload():
-                whole[name] = open_whole(expert, base)
+        card = library.card(name)
+        check_base(card, base)
+        if card.kind == "whole":
+            whole[name] = open_whole(library[name], base)
+        else:
+            keys[name] = _offer(base, library, name)
     if not keys and not whole:
         raise LibraryError("the library holds no language expert; add one with `collegium train` or `library add`.")
     return Cast(base, keys, whole)
 
 
-def check_base(expert: Expert, base: Base) -> None:
+def check_base(card: ExpertCard, base: Base) -> None:
     """Raise IncompatibleExpert when an expert names another base; an unverified one was checked by its shapes."""
-    made_for = expert.card.base
+    made_for = card.base
     if made_for is None:
         return
-    if isinstance(expert.payload, WholePayload):
+    if card.kind == "whole":
         if made_for.tokenizer != base.fingerprint.tokenizer:
-            raise IncompatibleExpert(f"expert {expert.card.name!r} has another tokenizer than base {base.name}.")
+            raise IncompatibleExpert(f"expert {card.name!r} has another tokenizer than base {base.name}.")
     elif made_for != base.fingerprint:
         raise IncompatibleExpert(
-            f"expert {expert.card.name!r} was made for base {made_for.short}, this is {base.fingerprint.short} "
+            f"expert {card.name!r} was made for base {made_for.short}, this is {base.fingerprint.short} "
             f"({base.name}). Train it again on this base, or load the base it was made for."
         )
 
@@ -97,6 +97,20 @@ def attach_expert(base: Base, expert: Expert) -> str:
     key = f"{expert.card.name}@{expert.digest[:16]}"
     if key not in base.attached:
         base.attach(key, expert.payload.adapter)
+    return key
+
+
+def _offer(base: Base, library: Library, name: str) -> str:
+    """Offer an adapter expert to the base, which reads it on first use, and return the key it is offered under."""
+    key = f"{name}@{(library.expert_digest(name) or '')[:16]}"
+
+    def read() -> Adapter:
+        payload = library[name].payload
+        assert isinstance(payload, AdapterPayload)
+        return payload.adapter
+
+    if key not in base.attached:
+        base.offer(key, read)
     return key
 
 

@@ -43,7 +43,9 @@ class Opened:
 def open_base(reference: str, common: Common) -> Base:
     """Return the base that a reference names, on the device and in the dtype asked for."""
     common.apply_threads()
-    return load_base(reference, device=common.device, dtype=common.dtype)
+    base = load_base(reference, device=common.device, dtype=common.dtype)
+    base.expert_memory_bytes = common.expert_memory * 1_000_000 or None
+    return base
 
 
 def kept_reference(reference: str) -> str:
@@ -110,7 +112,7 @@ def _open_member(reference: Reference, member: str, base: Base, library: Library
     if member == BASE:
         return Opened(reference, base, base)
     chosen = select(library, (member,))
-    check_base(library[member], base)
+    check_base(library.card(member), base)
     cast = gather(base, chosen, watch)
     return Opened(reference, base, alone(cast, member), cast, chosen)
 
