@@ -149,7 +149,7 @@ def test_inertia_is_least_for_the_true_parts():
     assert inertia(data, torch.arange(60), 60) == pytest.approx(0.0, abs=1e-6)
 
 
-BESIDE_PEFT = {"V1", "V2", "V3", "V5", "V6"}
+BESIDE_PEFT = {"V1", "V2", "V3", "V5", "V6", "V7"}
 """Benches that build models of PEFT's, which takes seconds even at pico size."""
 
 
@@ -169,5 +169,9 @@ def test_every_bench_runs_at_pico_size(name, tmp_path):
     if name == "V4":
         assert result.largest_difference is not None
         assert result.largest_difference < 1e-4
+    if name == "V7":
+        assert result.largest_difference is not None
+        assert result.largest_difference < 1e-4
+        assert abs(result.ratios["error_above_peers"]) < 1e-6
     if name == "V9":
         assert result.ratios["largest_minus_smallest"] <= 1

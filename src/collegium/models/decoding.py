@@ -9,7 +9,7 @@ from torch import Tensor
 
 from collegium.core.errors import DataError, RoutingError
 from collegium.core.routing import Routing
-from collegium.models.rows import RowPlan, last_weights, left_padded_weights, shift_left, shift_right, take_texts
+from collegium.models.rows import RowPlan, Rows, last_weights, left_padded_weights, shift_left, shift_right
 from collegium.models.tail import log_probs, target_log_probs
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class RowDecoding:
 
         if not prompts or not all(len(prompt) for prompt in prompts):
             raise DataError("every prompt has at least one token; begin with the base's first token or a word.")
+        rows = plan.rows(len(prompts))
         self._base, self._groups = base, len(plan.groups)
         self.lengths = torch.tensor([len(prompt) for prompt in prompts], device=base.device)
         self._prompt_lengths = self.lengths
@@ -43,8 +44,8 @@ class RowDecoding:
         self._first: int | None = None
         tokens = shift_right(self._prompts, self.lengths) if self._padded else self._prompts
         positions = (place - (seq - self.lengths)[:, None]).clamp(min=0)
-        hidden = self._forward(tokens, positions, left_padded_weights(plan, self.lengths) if self._padded else plan)
-        self.plan = last_weights(plan, self.lengths)
+        hidden = self._forward(tokens, positions, left_padded_weights(rows, self.lengths) if self._padded else rows)
+        self.plan = last_weights(rows, self.lengths)
         self._prompt_hidden: Tensor | None = hidden
         self.logprobs: Float[Tensor, "group batch vocab"] = self._next(hidden)
         self._prompt_scores: Tensor | None = None
@@ -75,7 +76,7 @@ class RowDecoding:
                 raise RoutingError(
                     f"these texts are open in {self._groups} groups, the new plan has {len(plan.groups)}."
                 )
-            self.plan = plan
+            self.plan = plan.rows(self.texts)
         self._mask = torch.cat([self._mask, self._mask.new_ones(self.texts, 1)], dim=1)
         hidden = self._forward(tokens.to(self._base.device)[:, None], self.lengths[:, None], self.plan)
         self.lengths = self.lengths + 1
@@ -94,21 +95,25 @@ class RowDecoding:
             self._prompt_hidden = self._prompt_hidden[every]
         if self._prompt_scores is not None:
             self._prompt_scores = self._prompt_scores[:, rows]
-        self.lengths, self.logprobs, self.plan = self.lengths[rows], self.logprobs[:, rows], take_texts(self.plan, rows)
+        self.lengths, self.logprobs, self.plan = (
+            self.lengths[rows],
+            self.logprobs[:, rows],
+            self.plan.take_texts(rows.cpu()),
+        )
 
-    def _forward(self, tokens: Tensor, positions: Tensor, plan: RowPlan) -> Tensor:
+    def _forward(self, tokens: Tensor, positions: Tensor, rows: Rows) -> Tensor:
         base = self._base
         base.check_length(int(positions.max()) + 1)
-        with torch.no_grad(), base.running(plan, self.texts, first=self._first) as run:
+        with torch.no_grad(), base.running(rows, first=self._first) as run:
             self._first = run.first
-            rows = base.inner(
+            hidden = base.inner(
                 input_ids=tokens,
                 attention_mask=self._mask if self._padded else None,
                 position_ids=positions,
                 past_key_values=self._cache,
                 use_cache=True,
             ).last_hidden_state
-        return run.widen(rows)
+        return run.widen(hidden, len(base.blocks))
 
     def _next(self, hidden: Tensor) -> Tensor:
         with torch.no_grad():
