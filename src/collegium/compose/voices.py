@@ -161,10 +161,11 @@ class _SlotDecoding:
         self.rows, self.choice, self.keys = rows, choice, keys
 
     def prompt_scores(self) -> Float[Tensor, "batch seq row"]:
-        return self.rows.prompt_scores.permute(1, 2, 0)
+        scores = self.rows.prompt_scores
+        return scores.view(self.choice.rows, self.rows.texts, -1).permute(1, 2, 0)
 
     def logprobs(self) -> Float[Tensor, "batch row vocab"]:
-        return self.rows.logprobs.transpose(0, 1)
+        return self.rows.logprobs.view(self.choice.rows, self.rows.texts, -1).transpose(0, 1)
 
     def step(self, tokens: Int[Tensor, " batch"]) -> None:
         self.rows.step(tokens)
