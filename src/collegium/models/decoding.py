@@ -153,9 +153,8 @@ class RowDecoding:
         self._seq = max(self._seq, other._seq)
         self.lengths = torch.cat([self.lengths, other.lengths[new.to(other.lengths.device)]])
         self.logprobs = torch.cat([self.logprobs, other.logprobs])
-        mine_read, theirs_read = self._prompts, other._prompts
-        both_known = mine_read is not None and theirs_read is not None
-        self._prompts = mine_read.join(theirs_read, self._base) if both_known else None
+        read, theirs = self._prompts, other._prompts
+        self._prompts = None if read is None or theirs is None else read.join(theirs, self._base)
         self.rows, self._settled = rows, None
 
     @property
