@@ -358,3 +358,20 @@ def test_columns_out_of_line_break_the_law(base, tokens, monkeypatch):
     opened.join(base.open_rows([tokens[1, :12].tolist()], PLANS["one"]))
     opened.step(torch.tensor([int(tokens[0, 7]), int(tokens[1, 12])]))
     assert float((opened.logprobs[1] - full[0, 1, 12]).abs().max()) > 1e-3
+
+
+def test_weights_by_position_are_read_several_at_once(base, tokens):
+    names, weights = ("deep", "top"), torch.rand(3, 20, 2, generator=torch.Generator().manual_seed(3))
+    full = base.logprobs_rows(tokens, plan=RowPlan.blend(names, weights))
+    opened = base.open_rows(prompts_of(tokens), RowPlan.blend(names, weights[:, :12]))
+    more = torch.stack([tokens[row, length : length + 5] for row, length in enumerate(LENGTHS)])
+    now = torch.stack([weights[row, length : length + 5] for row, length in enumerate(LENGTHS)])
+    opened.read(more, RowPlan.blend(names, now))
+    torch.testing.assert_close(opened.logprobs, full_at(full, 5), atol=TOLERANCE, rtol=0)
+    held = torch.stack([weights[row, length + 4] for row, length in enumerate(LENGTHS)])[:, None]
+    again = base.open_rows([tokens[row, : length + 5].tolist() for row, length in enumerate(LENGTHS)], PLANS["blend"])
+    assert torch.equal(opened.rows.weights, held)
+    assert again.prompt_states.shape == (3, 17, 64)
+    again.forget_prompts()
+    with pytest.raises(RoutingError, match="let go"):
+        _ = again.prompt_states

@@ -17,6 +17,7 @@ from collegium.core.errors import DataError, RoutingError
 from collegium.core.routing import Routing
 from collegium.models.prompts import Prompts
 from collegium.models.rows import NOBODY, RowPlan, Rows, last_weights, left_padded_weights, shift_right
+from collegium.models.slots import Trace
 from collegium.models.tail import log_probs, target_log_probs
 
 if TYPE_CHECKING:
@@ -26,14 +27,17 @@ if TYPE_CHECKING:
 class RowDecoding:
     """Texts continued token by token in rows.
 
-    rows:     what the next step is run with; weights of earlier positions stay with their keys and values.
-    lengths:  how many tokens of each text have been read.
-    logprobs: of the token that follows, for every row, float32.
+    rows:    what the next step is run with; weights of earlier positions stay with their keys and values.
+    lengths: how many tokens of each text have been read.
+    states:  the last hidden states of what was read last: a prompt, padded on the left, or as many tokens.
+    trace:   what gates said there, by module path, where it was asked for.
 
     Texts of different length are aligned at their ends, inside.
     """
 
-    def __init__(self, base: "Base", prompts: Sequence[Sequence[int]], plan: RowPlan | Rows) -> None:
+    def __init__(
+        self, base: "Base", prompts: Sequence[Sequence[int]], plan: RowPlan | Rows, *, traced: bool = False
+    ) -> None:
         """Read the prompts. Raises DataError for an empty one, BaseModelError for one that is too long."""
         from collegium.models.caches import open_cache
 
@@ -45,6 +49,7 @@ class RowDecoding:
         self._base = base
         self._cache: Any = open_cache(base.config, len(base.blocks))
         self._seq, self._level, self._settled = 0, len(base.blocks), None
+        self.trace: Trace | None = {} if traced else None
         tokens = _right_padded(prompts).to(base.device)
         seq = tokens.shape[1]
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=base.device)
@@ -52,11 +57,10 @@ class RowDecoding:
         positions = (torch.arange(seq, device=base.device) - (seq - lengths)[:, None]).clamp(min=0)
         even = bool((lengths == seq).all())
         shown = tokens if even else shift_right(tokens, lengths)
-        hidden = self._forward(shown, positions, rows if even else left_padded_weights(rows, lengths))
+        self._forward(shown, positions, rows if even else left_padded_weights(rows, lengths))
         self.rows: Rows = last_weights(rows, lengths)
-        self.logprobs: Float[Tensor, "row vocab"] = self._next(hidden)
         text = rows.text.to(base.device)
-        self._prompts: Prompts | None = Prompts(tokens[text], lengths[text], hidden)
+        self._prompts: Prompts | None = Prompts(tokens[text], lengths[text], self.states)
 
     @property
     def texts(self) -> int:
@@ -67,6 +71,21 @@ class RowDecoding:
     def held_bytes(self) -> int:
         """The memory that caches have set aside."""
         return sum(layer.held_bytes for layer in self._cache.layers)
+
+    @property
+    def logprobs(self) -> Float[Tensor, "row vocab"]:
+        """Log-probabilities of the token that follows, for every row, float32; computed when first asked for."""
+        if self._logprobs is None:
+            with torch.no_grad():
+                self._logprobs = log_probs(self._base.output, self.states[:, -1])
+        return self._logprobs
+
+    @property
+    def prompt_states(self) -> Float[Tensor, "row seq hidden"]:
+        """The last hidden states of the prompts, right-padded; until they are scored or forgotten."""
+        if self._prompts is None or self._prompts.hidden is None:
+            raise RoutingError("the prompts' hidden states were let go; read `prompt_states` before.")
+        return self._prompts.states
 
     @property
     def prompt_scores(self) -> Float[Tensor, "row seq"]:
@@ -89,19 +108,25 @@ class RowDecoding:
 
         Raises RoutingError when these are rows of other texts, or another number of them.
         """
-        self._follow(rows)
-        self.logprobs = self._next(self._append(tokens[:, None]))
+        self.read(tokens[:, None], rows)
+
+    def read(self, tokens: Int[Tensor, "text n"], rows: RowPlan | Rows | None = None) -> None:
+        """Append several tokens to every text in one forward."""
+        if rows is not None:
+            self._follow(rows if isinstance(rows, Rows) else rows.rows(self.texts))
+        tokens = tokens.to(self._base.device)
+        positions = self.lengths[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
+        self._forward(tokens, positions, self.rows, read=tokens.shape[1])
+        self.rows = _at_end(self.rows, tokens.shape[1])
 
     def extend(self, tokens: Int[Tensor, "text n"], rows: RowPlan | Rows | None = None) -> Float[Tensor, "row n"]:
         """Append several tokens to every text in one forward and return each one's log-probability, in every row."""
-        self._follow(rows)
-        tokens, before = tokens.to(self._base.device), self.logprobs
-        hidden = self._append(tokens)
-        self.rows, self.logprobs = _at_end(self.rows, tokens.shape[1]), self._next(hidden)
-        said = tokens[self.rows.text.to(tokens.device)]
+        before = self.logprobs
+        self.read(tokens, rows)
+        said = tokens.to(before.device)[self.rows.text.to(before.device)]
         first = before.gather(-1, said[:, :1])
         with torch.no_grad():
-            rest = target_log_probs(self._base.output, hidden[:, :-1].flatten(0, 1), said[:, 1:].flatten())
+            rest = target_log_probs(self._base.output, self.states[:, :-1].flatten(0, 1), said[:, 1:].flatten())
         return torch.cat([first, rest.view(len(said), -1)], dim=1)
 
     def keep(self, texts: Int[Tensor, " kept"]) -> None:
@@ -152,7 +177,9 @@ class RowDecoding:
         self._cache.layers = [one.join(two, new if at < level else every) for at, (one, two) in enumerate(layers)]
         self._seq = max(self._seq, other._seq)
         self.lengths = torch.cat([self.lengths, other.lengths[new.to(other.lengths.device)]])
-        self.logprobs = torch.cat([self.logprobs, other.logprobs])
+        self._logprobs = torch.cat([self.logprobs, other.logprobs])
+        self.states = torch.cat([self.states[:, -1:], other.states[:, -1:]])
+        self.trace = _joined_trace(self.trace, other.trace)
         read, theirs = self._prompts, other._prompts
         self._prompts = None if read is None or theirs is None else read.join(theirs, self._base)
         self.rows, self._settled = rows, None
@@ -172,10 +199,7 @@ class RowDecoding:
                     f"the rows have read {theirs}; extend them first."
                 )
 
-    def _follow(self, plan: RowPlan | Rows | None) -> None:
-        if plan is None:
-            return
-        rows = plan if isinstance(plan, Rows) else plan.rows(self.texts)
+    def _follow(self, rows: Rows) -> None:
         if not torch.equal(rows.text, self.rows.text):
             raise RoutingError(
                 f"these texts are open in {self.rows.count} rows, the new plan has {rows.count}; "
@@ -183,28 +207,22 @@ class RowDecoding:
             )
         self.rows = rows
 
-    def _append(self, tokens: Tensor) -> Tensor:
-        tokens = tokens.to(self._base.device)
-        positions = self.lengths[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
-        hidden = self._forward(tokens, positions, self.rows, lengths=self.lengths + tokens.shape[1])
-        self.lengths = self.lengths + tokens.shape[1]
-        return hidden
-
-    def _forward(self, tokens: Tensor, positions: Tensor, rows: Rows, *, lengths: Tensor | None = None) -> Tensor:
-        base = self._base
+    def _forward(self, tokens: Tensor, positions: Tensor, rows: Rows, *, read: int = 0) -> None:
+        """Run the rows over more tokens: so many of each text, whose lengths they are when nothing was read before."""
+        base, lengths, seq = self._base, self.lengths + read, self._seq + tokens.shape[1]
         base.check_length(int(positions.max()) + 1)
         self._settle(rows)
-        seq = self._seq + tokens.shape[1]
-        with torch.no_grad(), base.running(rows, first=self._level) as run:
+        with torch.no_grad(), base.running(rows, first=self._level, trace=self.trace) as run:
             hidden = base.inner(
                 input_ids=tokens,
-                attention_mask=self._mask(seq, self.lengths if lengths is None else lengths),
+                attention_mask=self._mask(seq, lengths),
                 position_ids=positions,
                 past_key_values=self._cache,
                 use_cache=True,
             ).last_hidden_state
-        self._seq = seq
-        return run.widen(hidden, len(base.blocks))
+        self._seq, self.lengths = seq, lengths
+        self.states: Float[Tensor, "row seq hidden"] = run.widen(hidden, len(base.blocks))
+        self._logprobs: Tensor | None = None
 
     def _mask(self, seq: int, lengths: Tensor) -> Tensor | None:
         """Return which of so many columns each text fills; None when all do."""
@@ -247,13 +265,12 @@ class RowDecoding:
             same = not fresh and not dropped and layer.is_initialized and _is_all(entries, layer.keys.shape[0])
             cache.layers.append(layer if same else layer.select(entries, dropped=dropped))
         self._cache, self._seq = cache, seq
-        self.logprobs = self.logprobs[chosen.to(self.logprobs.device)]
+        on_device = chosen.to(self.states.device)
+        self.states = self.states[on_device]
+        self._logprobs = None if self._logprobs is None else self._logprobs[on_device]
+        self.trace = None if self.trace is None else _taken_trace(self.trace, on_device)
         self._prompts = None if self._prompts is None else self._prompts.take(chosen)
         self.rows, self._settled = rows, None
-
-    def _next(self, hidden: Tensor) -> Tensor:
-        with torch.no_grad():
-            return log_probs(self._base.output, hidden[:, -1])
 
 
 class BaseDecoding:
@@ -296,4 +313,21 @@ def _is_all(entries: Tensor, count: int) -> bool:
 
 def _at_end(rows: Rows, tokens: int) -> Rows:
     """Return the rows with the weights of the last of so many tokens alone."""
-    return last_weights(rows, torch.full((rows.texts,), tokens))
+    held = rows.weights is None or rows.weights.shape[-2] == 1
+    return rows if held else last_weights(rows, torch.full((rows.texts,), tokens))
+
+
+def _taken_trace(trace: Trace, rows: Tensor) -> Trace:
+    return {path: (said[rows], None if index is None else index[rows]) for path, (said, index) in trace.items()}
+
+
+def _joined_trace(one: Trace | None, two: Trace | None) -> Trace | None:
+    """Return what gates said of the last position of all rows; nothing where it was not asked for of both."""
+    if one is None or two is None:
+        return None
+    joined: Trace = {}
+    for path in one.keys() & two.keys():
+        (said, index), (other, theirs) = one[path], two[path]
+        chosen = None if index is None or theirs is None else torch.cat([index[:, -1:], theirs[:, -1:]])
+        joined[path] = (torch.cat([said[:, -1:], other[:, -1:]]), chosen)
+    return joined

@@ -27,6 +27,12 @@ class Prompts:
     hidden: Float[Tensor, "row seq hidden"] | None
     scores: Float[Tensor, "row seq"] | None = None
 
+    @property
+    def states(self) -> Float[Tensor, "row seq hidden"]:
+        """The last hidden states, right-padded."""
+        assert self.hidden is not None
+        return shift_left(self.hidden, self.lengths)
+
     def take(self, rows: Int[Tensor, " kept"]) -> "Prompts":
         """Return the prompts of these rows."""
         rows = rows.to(self.tokens.device)
@@ -38,8 +44,7 @@ class Prompts:
         """Return the prompts with each token's log-probability given those before it; 0 at position 0 and padding."""
         if self.scores is not None:
             return self
-        assert self.hidden is not None
-        hidden = shift_left(self.hidden, self.lengths)
+        hidden = self.states
         read = torch.arange(1, self.tokens.shape[1], device=self.tokens.device) < self.lengths[:, None]
         scores = torch.zeros(self.tokens.shape, device=self.tokens.device)
         with torch.no_grad():
