@@ -122,9 +122,9 @@ def test_only_a_router_that_weighs_likelihoods_pays_for_the_prompts_output_layer
     monkeypatch.setattr(Tail, "__call__", counted)
     for recipe in (uniform(), posterior()):
         opened = Ensemble(voices, recipe.bind(("law", "code"))).open([[1] * 50])
+        assert opened.next_logprobs().shape == (1, voices.vocab_size)
         scored.append(sum(positions))
         positions.clear()
-        assert opened.next_logprobs().shape == (1, voices.vocab_size)
     assert scored == [2, 2 + 2 * 49]
 
 

@@ -1,8 +1,9 @@
 """Using a language model: scoring held-out text, generating, evaluating."""
 
 from collegium.infer.evaluation import Evaluation, RoutingQuality, best_experts, evaluate_scores, routing_quality
-from collegium.infer.generate import Generation, Sampling, chat_prompt, generate
+from collegium.infer.generate import chat_prompt, generate
 from collegium.infer.perplexity import perplexity
+from collegium.infer.sampling import Sampling
 from collegium.infer.tables import (
     HeldOut,
     TokenTable,
@@ -15,6 +16,7 @@ from collegium.infer.tables import (
     score_text,
     window_nats,
 )
+from collegium.infer.writing import Generation
 
 __all__ = [
     "Evaluation",

@@ -22,6 +22,7 @@ from collegium.models.tail import log_probs, target_log_probs
 
 if TYPE_CHECKING:
     from collegium.models.base import Base
+    from collegium.models.seats import RowReader
 
 
 class RowDecoding:
@@ -99,6 +100,14 @@ class RowDecoding:
         assert self._prompts.scores is not None
         return self._prompts.scores
 
+    def prompt_scores_of(self, rows: Int[Tensor, " some"]) -> Float[Tensor, "some seq"]:
+        """Return the `prompt_scores` of these rows, computing them for these alone."""
+        if self._prompts is None:
+            raise RoutingError("the prompts of these texts were forgotten; read `prompt_scores` before.")
+        scores = self._prompts.take(rows).scored(self._base).scores
+        assert scores is not None
+        return scores
+
     def forget_prompts(self) -> None:
         """Let go of what `prompt_scores` is computed from."""
         self._prompts = None
@@ -110,14 +119,16 @@ class RowDecoding:
         """
         self.read(tokens[:, None], rows)
 
-    def read(self, tokens: Int[Tensor, "text n"], rows: RowPlan | Rows | None = None) -> None:
-        """Append several tokens to every text in one forward."""
+    def read(self, tokens: Int[Tensor, "text n"], rows: RowPlan | Rows | None = None, *, prompt: bool = False) -> None:
+        """Append several tokens to every text in one forward; `prompt`: they are still part of the prompts."""
         if rows is not None:
             self._follow(rows if isinstance(rows, Rows) else rows.rows(self.texts))
         tokens = tokens.to(self._base.device)
         positions = self.lengths[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
         self._forward(tokens, positions, self.rows, read=tokens.shape[1])
         self.rows = _at_end(self.rows, tokens.shape[1])
+        if prompt and self._prompts is not None:
+            self._prompts = self._prompts.append(tokens[self.rows.text.to(tokens.device)], self.states)
 
     def extend(self, tokens: Int[Tensor, "text n"], rows: RowPlan | Rows | None = None) -> Float[Tensor, "row n"]:
         """Append several tokens to every text in one forward and return each one's log-probability, in every row."""
@@ -276,7 +287,7 @@ class RowDecoding:
 class BaseDecoding:
     """One voice, as a `Decoding`."""
 
-    def __init__(self, rows: RowDecoding) -> None:
+    def __init__(self, rows: "RowReader") -> None:
         """Take over a decoding of one row per text."""
         self.routing: Routing | None = None
         self._rows = rows

@@ -40,6 +40,14 @@ class Prompts:
         scores = None if self.scores is None else self.scores[rows]
         return Prompts(self.tokens[rows], self.lengths[rows], hidden, scores)
 
+    def append(self, tokens: Int[Tensor, "row n"], hidden: Float[Tensor, "row n hidden"]) -> "Prompts":
+        """Return the prompts with more tokens read behind them."""
+        assert self.hidden is not None
+        many = tokens.shape[1]
+        place = self.lengths[:, None] + torch.arange(many, device=tokens.device)
+        longer = pad(self.tokens, (0, many)).scatter(1, place, tokens)
+        return Prompts(longer, self.lengths + many, torch.cat([self.hidden, hidden], dim=1))
+
     def scored(self, base: "Base") -> "Prompts":
         """Return the prompts with each token's log-probability given those before it; 0 at position 0 and padding."""
         if self.scores is not None:
