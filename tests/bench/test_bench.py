@@ -69,7 +69,7 @@ def test_targets_point_the_right_way():
 
 
 def test_every_bench_says_what_must_be_reached():
-    assert [bench.name for bench in choose_benches()] == ["V4", "V6", "V9", "V10"]
+    assert [bench.name for bench in choose_benches()] == ["V4", "V6", "V7", "V9", "V10"]
     assert all(bench.what and bench.must for bench in BENCHES.values())
 
 
@@ -82,7 +82,7 @@ def test_inertia_is_least_for_the_true_parts():
     assert inertia(data, torch.arange(60), 60) == pytest.approx(0.0, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", ["V4", "V6", "V9", "V10"])
+@pytest.mark.parametrize("name", ["V4", "V6", "V7", "V9", "V10"])
 def test_every_bench_runs_at_pico_size(name, tmp_path):
     (result,) = run_bench([name], quick=True, folder=tmp_path)
     assert result.rows
@@ -90,5 +90,9 @@ def test_every_bench_runs_at_pico_size(name, tmp_path):
     if name == "V4":
         assert result.largest_difference is not None
         assert result.largest_difference < 1e-4
+    if name == "V7":
+        assert result.largest_difference is not None
+        assert result.largest_difference < 1e-4
+        assert abs(result.ratios["error_above_peers"]) < 1e-6
     if name == "V9":
         assert result.ratios["largest_minus_smallest"] <= 1

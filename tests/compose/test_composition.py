@@ -8,7 +8,7 @@ from collegium.core.errors import RoutingError
 from collegium.core.protocols import LanguageModel, RouterRecipe
 from collegium.core.routing import Routing
 from collegium.models import Base
-from collegium.models.slots import Slots
+from collegium.models.slots import slots
 from collegium.models.tail import Tail
 from collegium.routers import fixed, posterior, uniform
 from collegium.testing.composition import check_composition, check_mixture
@@ -145,8 +145,8 @@ def test_a_mix_along_the_text_stacks_its_experts_once_and_stays_exact(monkeypatc
     model = Mix(base, keys(), ByToken())
     tokens = torch.randint(0, 200, (2, 16), generator=torch.Generator().manual_seed(4))
     full = model.logprobs(tokens)
-    stacked, plain = [], Slots._stack
-    monkeypatch.setattr(Slots, "_stack", lambda self, *args: (stacked.append(1), plain(self, *args))[1])
+    stacked, plain = [], slots.make_plan
+    monkeypatch.setattr(slots, "make_plan", lambda *args, **more: (stacked.append(1), plain(*args, **more))[1])
     opened = model.open(tokens[:, :1].tolist())
     for step in range(15):
         torch.testing.assert_close(opened.next_logprobs(), full[:, step], atol=1e-4, rtol=0)

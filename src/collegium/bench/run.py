@@ -9,6 +9,7 @@ from collegium.bench.clustering import V9
 from collegium.bench.ensembles import V4
 from collegium.bench.kinds import Bench, Finding, Progress
 from collegium.bench.libraries import V6
+from collegium.bench.merging import V7
 from collegium.bench.routing import V10
 from collegium.core.cards import to_json
 from collegium.core.errors import ConfigError
@@ -16,7 +17,7 @@ from collegium.core.files import write_text
 from collegium.core.machine import machine_line, resident_bytes, today, versions
 from collegium.core.tables import nearest
 
-BENCHES: Mapping[str, Bench] = {bench.name: bench for bench in (V4, V6, V9, V10)}
+BENCHES: Mapping[str, Bench] = {bench.name: bench for bench in (V4, V6, V7, V9, V10)}
 RESULTS = Path("bench/results")
 
 _PACKAGES = ("collegium", "torch", "transformers", "safetensors", "numpy", "scikit-learn")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from collegium.claims.arithmetic import ARITHMETIC
 from collegium.claims.averaging import PICO_AVERAGES
 from collegium.claims.clusters import TOY_CLUSTERS
 from collegium.claims.experiment import Experiment
@@ -27,5 +28,5 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "small": small_experiment(
         SMALL, DOMAINS, base=_small_base, texts=lambda: demo_texts(cache_folder() / "claims-texts")
     ),
-    **{f"law_{name}": law for name, law in LAWS.items()},
+    **{f"law_{name}": law for name, law in {**LAWS, **ARITHMETIC}.items()},
 }

@@ -19,6 +19,7 @@ from collegium.cli.discover import DISCOVER
 from collegium.cli.doctor import DOCTOR
 from collegium.cli.generate import GENERATE
 from collegium.cli.library import LIBRARY
+from collegium.cli.lm_eval import LM_EVAL
 from collegium.cli.making import BUILD, DEMO, TRAIN
 from collegium.cli.output import emit
 from collegium.cli.parsing import PROGRAM, Request, parse
@@ -36,6 +37,7 @@ COMMANDS: Table = {
     "eval": EVAL,
     "compare": COMPARE,
     "generate": GENERATE,
+    "lm-eval": LM_EVAL,
     "claims": CLAIMS,
     "bench": BENCH,
     "doctor": DOCTOR,

@@ -25,7 +25,6 @@ from collegium.core.errors import RoutingError
 from collegium.core.protocols import PrefixRouter, RouterState, Tokenizer, context_limit
 from collegium.core.routing import Routing
 from collegium.core.state import select_rows
-from collegium.models import Base
 from collegium.ops.posterior import mix_log_probs, posterior
 
 
@@ -169,23 +168,15 @@ class Ensemble:
     @torch.no_grad()
     def ask(self, prompts: Sequence[Sequence[int]]) -> Asked:
         """Return the rows that read the prompts; raises RoutingError for voices that are no rows of one base."""
-        voices, chosen = self._slot_voices, self._choose(prompts)
-        plan = row_plan(chosen.choice, voices.keys)
-        return Asked(plan, lambda rows: self._begin(chosen, voices.begin(rows, chosen.choice)))
-
-    @property
-    def base(self) -> Base:
-        """The base whose rows the voices are; raises RoutingError for voices that are no rows of one base."""
-        return self._slot_voices.base
-
-    @property
-    def _slot_voices(self) -> SlotVoices:
-        if not isinstance(self.voices, SlotVoices):
+        voices = self.voices
+        if not isinstance(voices, SlotVoices):
             raise RoutingError(
-                f"only adapters on one base run as its rows; {type(self.voices).__name__} has voices with weights of "
+                f"only adapters on one base run as its rows; {type(voices).__name__} has voices with weights of "
                 "their own. Open the model by itself."
             )
-        return self.voices
+        chosen = self._choose(prompts)
+        plan = row_plan(chosen.choice, voices.keys)
+        return Asked(voices.base, plan, lambda rows: self._begin(chosen, voices.begin(rows, chosen.choice)))
 
     def _choose(self, prompts: Sequence[Sequence[int]]) -> "_Chosen":
         tokens, lengths = right_padded(prompts)

@@ -12,6 +12,9 @@ from collegium.models import Base
 TEXTLESS = ("uniform", "fixed", "cached_prior")
 """Routers whose weights do not depend on the text: a merge is made before any text is seen."""
 
+FOLDED = ("lora", "ia3")
+"""Kinds of adapters that are changes of matrices."""
+
 
 def textless_weights(
     recipe: RouterRecipe, experts: tuple[str, ...], *, shelf: Shelf | None, tokenizer: Tokenizer | None
@@ -52,5 +55,15 @@ def constant_routing(weights: Mapping[str, float]) -> Routing:
 
 
 def fold(base: Base, keys: Mapping[str, str], weights: Mapping[str, float]) -> Base:
-    """Return a base of its own with the weighted adapters folded into its matrices; the rest is shared."""
+    """Return a base of its own with the weighted adapters folded into its matrices; the rest is shared.
+
+    Raises RoutingError, naming them, for experts whose kind is no change of a matrix.
+    """
+    kinds = {name: next(iter(base.adapter(keys[name]).values())).kind for name in weights}
+    odd = [f"{name} is of kind {kind}" for name, kind in kinds.items() if kind not in FOLDED]
+    if odd:
+        raise RoutingError(
+            f"merge folds changes into matrices, which experts of kinds {' and '.join(FOLDED)} are: {', '.join(odd)}. "
+            "Use mix or ensemble, or leave them out."
+        )
     return base.folded({keys[name]: weight for name, weight in weights.items()})

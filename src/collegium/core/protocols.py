@@ -203,3 +203,17 @@ class RouterRecipe(Protocol):
     ) -> PrefixRouter:
         """Return the router over these experts; raises RoutingError when it was never fitted or is stale."""
         ...
+
+
+@runtime_checkable
+class Gate(Protocol):
+    """A small module inside a slot: who speaks at one linear layer, from that layer's own input.
+
+    It looks at one position at a time. Fitted parts are tensors of a library's shelf, like any router's.
+    """
+
+    def __call__(
+        self, hidden: Float[Tensor, "*tokens hidden"]
+    ) -> tuple[Float[Tensor, "*tokens k"], Int[Tensor, "*tokens k"] | None]:
+        """Return weights, and which experts they are for (positions in the gates' experts); None = all, in order."""
+        ...

@@ -52,7 +52,7 @@ def average_experts(experts: Sequence[Expert], weights: Sequence[float], *, name
         recipe=recipe,
         recipe_hash=content_hash(recipe),
         parents=parents_of(experts),
-        documents=_joined([expert.card.documents for expert in experts]),
+        documents=joined_documents([expert.card.documents for expert in experts]),
         sources=tuple(dict.fromkeys(source for expert in experts for source in expert.card.sources)),
     )
     return Expert(card, WholePayload(averaged.model))
@@ -95,6 +95,11 @@ def _average(tensors: Sequence[Tensor], shares: Sequence[float], dtype: torch.dt
     return total.to(tensors[0].device, dtype)
 
 
-def _joined(tables: Sequence[Mapping[str, tuple[str, ...]]]) -> dict[str, tuple[str, ...]]:
+def joined_documents(tables: Sequence[Mapping[str, tuple[str, ...]]]) -> dict[str, tuple[str, ...]]:
+    """Return the documents of several cards by split, each once.
+
+    >>> joined_documents([{"train": ("a", "b")}, {"train": ("b",), "dev": ("c",)}])
+    {'dev': ('c',), 'train': ('a', 'b')}
+    """
     splits = sorted({split for table in tables for split in table})
     return {split: tuple(dict.fromkeys(each for table in tables for each in table.get(split, ()))) for split in splits}

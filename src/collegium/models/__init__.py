@@ -15,13 +15,16 @@ from collegium.models.parts import (
     PrefixWeights,
     lora_parts,
 )
-from collegium.models.rows import BASE_ROWS, Group, RowPlan
-from collegium.models.sources import BASES, load_base, load_tokenizer
+from collegium.models.rows import BASE_ROWS, NOBODY, Group, RowPlan, Rows
+from collegium.models.seats import RowReader, Seat, positions_of, seat_rows
+from collegium.models.sites import Site
+from collegium.models.sources import BASES, load_base, load_config, load_tokenizer
 
 __all__ = [
     "BASES",
     "BASE_ROWS",
     "KINDS",
+    "NOBODY",
     "Adapter",
     "Base",
     "BaseDecoding",
@@ -35,15 +38,22 @@ __all__ = [
     "PrefixWeights",
     "RowDecoding",
     "RowPlan",
+    "RowReader",
+    "Rows",
+    "Seat",
+    "Site",
     "after_context",
     "choose_device",
     "choose_dtype",
     "inspect_machine",
     "load_base",
+    "load_config",
     "load_tokenizer",
     "lora_parts",
     "memory_errors",
     "memory_of",
     "pinned_folder",
+    "positions_of",
+    "seat_rows",
     "segment_positions",
 ]

@@ -81,9 +81,10 @@ RowReader = RowDecoding | Seat
 
 
 def seat_rows(seats: Sequence[Seat]) -> Rows:
-    """Return the rows of these texts behind each other, weights by position padded to the longest."""
+    """Return the rows of these texts behind each other, weights by position as long as the longest prompt."""
     every = [seat.rows for seat in seats]
-    seq = max((rows.weights.shape[-2] for rows in every if rows.weights is not None), default=1)
+    by_position = any(rows.weights is not None and rows.weights.shape[-2] > 1 for rows in every)
+    seq = max(seat.prompt_tokens for seat in seats) if by_position else 1
     return functools.reduce(Rows.joined, (_as_long(rows, seq) for rows in every))
 
 

@@ -112,9 +112,18 @@ def _open_member(reference: Reference, member: str, base: Base, library: Library
     chosen = select(library, (member,))
     check_base(library[member], base)
     cast = gather(base, chosen, watch)
-    if cast.whole:
-        return Opened(reference, base, cast.whole[member], cast, chosen)
-    return Opened(reference, base, Mix(base, cast.keys, fixed({member: 1.0}).bind((member,))), cast, chosen)
+    return Opened(reference, base, alone(cast, member), cast, chosen)
+
+
+def alone(cast: Cast, name: str) -> LanguageModel:
+    """Return one expert of a cast as a language model by itself, or its base; raises UnknownName."""
+    if name == BASE:
+        return cast.base
+    if name not in cast.names:
+        raise UnknownName(f"there is no expert {name!r} here. {nearest(name, (BASE, *cast.names))}")
+    if name in cast.whole:
+        return cast.whole[name]
+    return Mix(cast.base, {name: cast.keys[name]}, fixed({name: 1.0}).bind((name,)))
 
 
 def _way(reference: Reference, library: Library, weights: dict[str, float] | None) -> Way:

@@ -8,7 +8,7 @@ from collegium.testing.composition import check_composition, check_mixture
 from collegium.testing.expert_format import check_expert_format
 from collegium.testing.language_model import check_language_model
 from collegium.testing.library import check_library
-from collegium.testing.pico import byte_tokenizer, pico_base, random_adapter, random_base, train_pico
+from collegium.testing.pico import byte_tokenizer, pico_base, random_adapter, random_base, random_expert, train_pico
 from collegium.testing.router import check_regret_bound, check_router
 from collegium.testing.shelf import MemoryShelf
 from collegium.testing.tiny import LetterTokenizer, TinyLM, bigram_lm, tiny_lm
@@ -29,6 +29,7 @@ __all__ = [
     "pico_base",
     "random_adapter",
     "random_base",
+    "random_expert",
     "tiny_lm",
     "train_pico",
 ]

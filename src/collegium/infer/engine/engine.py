@@ -84,18 +84,18 @@ class Engine:
                 f"{len(self._waiting)} requests wait already, the limit is {self.limits.waiting}; "
                 "let some finish first, or raise the limit `waiting`."
             )
-        base = model.base if isinstance(model, RowModel) else model if isinstance(model, Base) else self.base
-        ids = encode_prompt(prompt, base.tokenizer)
-        check_ids([ids], base.vocab_size)
-        limit = context_limit(model if isinstance(model, RowModel | Base) else base)
+        opened = self.base if isinstance(model, str | Mapping) else model
+        ids = encode_prompt(prompt, opened.tokenizer)
+        check_ids([ids], opened.vocab_size)
+        limit = context_limit(opened)
         if limit is not None and len(ids) >= limit:
             raise BaseModelError(
-                f"{base.name} reads at most {limit} tokens, this prompt has {len(ids)} and leaves no room for an "
-                "answer; cut the prompt."
+                f"this model reads at most {limit} tokens, the prompt has {len(ids)} and leaves no room for an answer; "
+                "cut the prompt."
             )
         writing = Writing(ids, generator(seed, "generate", str(stream)), most=room(ids, sampling.tokens, limit))
         asked = self._ask(model, ids)
-        request = Request(self._numbers, base, base.tokenizer, writing, sampling, asked, Seat(asked.plan, len(ids)))
+        request = Request(self._numbers, opened.tokenizer, writing, sampling, asked, Seat(asked.plan, len(ids)))
         self._check_room(request)
         self._numbers += 1
         self._waiting.append(request)
@@ -190,14 +190,14 @@ class Engine:
         """Return how a prompt is to be read."""
         match model:
             case Base():
-                return Asked(BASE_ROWS, BaseDecoding)
+                return Asked(model, BASE_ROWS, BaseDecoding)
             case str():
-                return Asked(RowPlan.one(self._key(model)), BaseDecoding)
+                return Asked(self.base, RowPlan.one(self._key(model)), BaseDecoding)
             case Mapping():
                 weights = torch.tensor([[[float(weight) for weight in model.values()]]])
                 if not weights.isfinite().all():
                     raise RoutingError(f"a blend has finite weights, got {dict(model)}.")
-                return Asked(RowPlan.blend([self._key(name) for name in model], weights), BaseDecoding)
+                return Asked(self.base, RowPlan.blend([self._key(name) for name in model], weights), BaseDecoding)
             case RowModel():
                 return model.ask([ids])
             case _:

@@ -89,7 +89,7 @@ class Lane:
         chosen, self._newcomers = self._newcomers[:group], self._newcomers[group:]
         prompts = [request.writing.prompt for request in chosen]
         rows = seat_rows([request.seat for request in chosen])
-        opened = RowDecoding(chosen[0].base, prompts, rows, traced=rows.gates is not None)
+        opened = RowDecoding(chosen[0].asked.base, prompts, rows, traced=rows.gates is not None)
         self._count(read=sum(map(len, prompts)))
         self._join(opened, chosen)
         return sum(map(len, prompts))
@@ -97,7 +97,7 @@ class Lane:
     def _read_first(self, request: Request, tokens: int) -> int:
         """Read the beginning of a prompt that is too long for one step."""
         rows = positions_of(request.seat.rows, 0, tokens)
-        opened = RowDecoding(request.base, [request.writing.prompt[:tokens]], rows, traced=rows.gates is not None)
+        opened = RowDecoding(request.asked.base, [request.writing.prompt[:tokens]], rows, traced=rows.gates is not None)
         self._reading = (opened, request)
         self._count(read=tokens)
         return tokens

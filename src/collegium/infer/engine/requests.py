@@ -9,7 +9,7 @@ from collegium.core.protocols import Decoding, Tokenizer
 from collegium.infer.engine.values import Event, Finished, Said
 from collegium.infer.sampling import Sampling, processors
 from collegium.infer.writing import Writing, draw, end_tokens, grow, last_shares, note
-from collegium.models import Base, Seat
+from collegium.models import Seat
 
 
 @dataclass(eq=False)
@@ -20,7 +20,6 @@ class Request:
     """
 
     number: int
-    base: Base
     tokenizer: Tokenizer | None
     writing: Writing
     sampling: Sampling
@@ -46,7 +45,7 @@ class Request:
     @property
     def lane(self) -> tuple[int, int]:
         """Requests with the same base and gates run together."""
-        return id(self.base), id(self.seat.rows.gates)
+        return id(self.asked.base), id(self.seat.rows.gates)
 
     @property
     def experts(self) -> tuple[str, ...]:
