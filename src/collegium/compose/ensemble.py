@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from collegium.compose.asking import Asked
 from collegium.compose.choice import Choice
 from collegium.compose.routed import (
     check_parts,
@@ -20,7 +21,8 @@ from collegium.compose.routed import (
     row_context,
     row_lengths,
 )
-from collegium.compose.voices import Voices, VoicesDecoding
+from collegium.compose.voices import SlotVoices, Voices, VoicesDecoding, row_plan
+from collegium.core.errors import RoutingError
 from collegium.core.protocols import PrefixRouter, RouterState, Tokenizer, context_limit
 from collegium.core.routing import Routing
 from collegium.core.state import select_rows
@@ -161,21 +163,51 @@ class Ensemble:
     @torch.no_grad()
     def open(self, prompts: Sequence[Sequence[int]]) -> "EnsembleDecoding":
         """Return a decoding of the prompts; each prompt is the context its router reads."""
+        chosen = self._choose(prompts)
+        return self._begin(chosen, self.voices.open(prompts, chosen.choice))
+
+    @torch.no_grad()
+    def ask(self, prompts: Sequence[Sequence[int]]) -> Asked:
+        """Return the rows that read the prompts; raises RoutingError for voices that are no rows of one base."""
+        voices = self.voices
+        if not isinstance(voices, SlotVoices):
+            raise RoutingError(
+                f"only adapters on one base run as its rows; {type(voices).__name__} has voices with weights of "
+                "their own. Open the model by itself."
+            )
+        chosen = self._choose(prompts)
+        plan = row_plan(chosen.choice, voices.keys)
+        return Asked(voices.base, plan, lambda rows: self._begin(chosen, voices.begin(rows, chosen.choice)))
+
+    def _choose(self, prompts: Sequence[Sequence[int]]) -> "_Chosen":
         tokens, lengths = right_padded(prompts)
         state = self.router.start(read_context(tokens, lengths, tokenizer=self.tokenizer))
         shown = hide_padding(tokens, lengths)
         if self.router.needs_likelihoods:
-            choice = Choice(self.experts)
-            decoding = self.voices.open(prompts, choice)
-            routing, state = self.router.step(state, shown, decoding.prompt_scores().float().cpu())
-        else:
-            routing, state = self.router.step(state, shown, None)
-            coarse = routing.weights.shape[1] == 1
-            choice = live_rows(routing.top_k(self.top_k), len(prompts)).choice if coarse else Choice(self.experts)
-            decoding = self.voices.open(prompts, choice)
+            return _Chosen(Choice(self.experts), state, None, shown, lengths)
+        routing, state = self.router.step(state, shown, None)
+        coarse = routing.weights.shape[1] == 1
+        choice = live_rows(routing.top_k(self.top_k), len(prompts)).choice if coarse else Choice(self.experts)
+        return _Chosen(choice, state, routing, shown, lengths)
+
+    def _begin(self, chosen: "_Chosen", decoding: VoicesDecoding) -> "EnsembleDecoding":
+        routing, state = chosen.routing, chosen.state
+        if routing is None:
+            routing, state = self.router.step(state, chosen.shown, decoding.prompt_scores().float().cpu())
         check_simplex(routing)
-        weights = last_weights(routing, lengths)
-        return EnsembleDecoding(self, decoding, choice, state, Routing(self.experts, weights))
+        weights = last_weights(routing, chosen.lengths)
+        return EnsembleDecoding(self, decoding, chosen.choice, state, Routing(self.experts, weights))
+
+
+@dataclass(frozen=True, eq=False)
+class _Chosen:
+    """Whose rows read the prompts, and what the router has made of them; no routing where it waits for likelihoods."""
+
+    choice: Choice
+    state: RouterState
+    routing: Routing | None
+    shown: Int[Tensor, "batch seq"]
+    lengths: Int[Tensor, " batch"]
 
 
 def live_rows(routing: Routing, batch: int) -> _Rows:

@@ -173,7 +173,7 @@ class GatedDecoding:
 
     def next_logprobs(self) -> Float[Tensor, "batch vocab"]:
         """Return the log-probabilities of the next token."""
-        return self.rows.logprobs[0]
+        return self.rows.logprobs
 
     def shares(self, tokens: Int[Tensor, " batch"]) -> Float[Tensor, "batch expert"] | None:
         """Return the weights that act here, open ones as shares: inside one blended network nobody speaks alone."""
