@@ -9,6 +9,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from collegium.cli.command import Command, Group
 from collegium.cli.console import Screen
+from collegium.cli.derive import DERIVE
 from collegium.cli.export import EXPORT
 from collegium.cli.output import Outcome
 from collegium.core.errors import ConfigError
@@ -293,6 +294,7 @@ LIBRARY = Group(
         "add": Command(AddConfig, run_add),
         "remove": Command(RemoveConfig, run_remove),
         "verify": Command(VerifyConfig, run_verify),
+        "derive": DERIVE,
         "export": EXPORT,
     },
 )

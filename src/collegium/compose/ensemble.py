@@ -11,6 +11,7 @@ from collegium.compose.asking import Asked
 from collegium.compose.choice import Choice
 from collegium.compose.routed import (
     check_parts,
+    check_simplex,
     hide_padding,
     keep_scored,
     last_weights,
@@ -35,8 +36,7 @@ def combine(
 
     Token i is predicted with the weights after token i - 1. `table` is in the order of `routing.experts`.
     """
-    if routing.kind != "simplex":
-        raise RoutingError("an ensemble mixes probabilities: its weights must be a simplex; use mix for open weights.")
+    check_simplex(routing)
     log_weights = routing.top_k(top_k).log_weights().to(table.device)
     before = log_weights if log_weights.shape[1] == 1 else log_weights[:, :-1]
     mixed = mix_log_probs(before, table[:, 1:].float())
@@ -111,6 +111,7 @@ class Ensemble:
         routing = route(
             self.router, tokens, lengths=lengths, context=context, tokenizer=self.tokenizer, log_likelihoods=table
         )
+        check_simplex(routing)
         return routing.top_k(self.top_k)
 
     @torch.no_grad()
@@ -193,6 +194,7 @@ class Ensemble:
         routing, state = chosen.routing, chosen.state
         if routing is None:
             routing, state = self.router.step(state, chosen.shown, decoding.prompt_scores().float().cpu())
+        check_simplex(routing)
         weights = last_weights(routing, chosen.lengths)
         return EnsembleDecoding(self, decoding, chosen.choice, state, Routing(self.experts, weights))
 
@@ -214,8 +216,7 @@ def live_rows(routing: Routing, batch: int) -> _Rows:
     Weights that hold for a whole text choose their voices per text; weights that change along it choose them once
     for the batch.
     """
-    if routing.kind != "simplex":
-        raise RoutingError("an ensemble mixes probabilities: its weights must be a simplex; use mix for open weights.")
+    check_simplex(routing)
     dense = routing.dense().expand(batch, -1, -1)
     live = (dense > 0).any(1)
     everywhere = live.any(0)
