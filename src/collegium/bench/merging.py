@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from collegium.bench.curves import growth
 from collegium.bench.kinds import Bench, Finding, Progress, Target
 from collegium.bench.timing import alternate
 from collegium.core.randomness import generator
@@ -92,9 +93,9 @@ def relative_error(merged: LoraWeights, experts: Sequence[Mapping[str, LoraWeigh
 
 
 def _run(quick: bool, progress: Progress) -> Finding:
-    sizes, repeats = ((32, 64), 2) if quick else ((256, 512, 1024, 2048), 5)
+    sizes, repeats = ((32, 48, 64, 96), 2) if quick else ((256, 512, 1024, 2048), 5)
     peer, rows, ratios, differences = _peer(), [], {}, []
-    gap = 0.0
+    gap, curves = 0.0, {}
     for size in sizes:
         progress(f"V7: d = {size}")
         experts = drawn_experts(size)
@@ -105,6 +106,7 @@ def _run(quick: bool, progress: Progress) -> Finding:
         errors = {name: relative_error(each, experts) for name, each in merged.items()}
         timings = alternate(contestants, repeats=repeats)
         for name, timing in timings.items():
+            curves.setdefault(name, {})[size] = timing
             rows.append({"contestant": name, "size": size, **timing.row(), "relative_error": errors[name]})
         if peer is not None:
             ratios[f"speedup_{size}"] = timings[_THEIRS].least / timings[_OURS].least
@@ -119,7 +121,14 @@ def _run(quick: bool, progress: Progress) -> Finding:
         Target("error_above_peers", "at most", 1e-5),
     )
     notes = () if peer else (_NO_PEER,)
-    return Finding(rows, ratios, targets, max(differences, default=None), notes)
+    points = [point for name, found in curves.items() for point in growth(name, "width", found)]
+    roles = {"ours": _OURS, "peer": _THEIRS}
+    return Finding(rows, ratios, targets, max(differences, default=None), notes, points, roles)
+
+
+def _profiled(quick: bool) -> dict[str, Callable[[], object]]:
+    size = 96 if quick else 2048
+    return {f"d = {size:,}": functools.partial(_ours, drawn_experts(size))}
 
 
 V7 = Bench(
@@ -128,4 +137,5 @@ V7 = Bench(
     "30x, 60x, 120x faster at equal error",
     _run,
     peers=("peft",),
+    profiled=_profiled,
 )
