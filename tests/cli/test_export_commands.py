@@ -12,13 +12,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from collegium.compose import merge
 from collegium.core.cards import ExpertCard
 from collegium.core.errors import IncompatibleExpert, LibraryError
-from collegium.experts import Expert, WholePayload, adapter_payload, read_peft
+from collegium.experts import AdapterPayload, Expert, WholePayload, adapter_payload, read_peft
 from collegium.experts.export import FORMATS, MERGED, check_kinds
 from collegium.library import Library
 from collegium.models import RowPlan, load_base, load_config
 from collegium.recipes import export
 from collegium.testing.library import snapshot
-from collegium.testing.pico import pico_base, random_adapter
+from collegium.testing.pico import pico_base, random_adapter, random_expert
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
@@ -61,6 +61,38 @@ def test_a_peft_folder_means_the_same_to_peft(ask, base, library, pico_folder, t
     found = base.logprobs_rows(tokens(), plan=RowPlan.one("ours"))[0]
     base.detach("ours")
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["ia3", "prefix"])
+def test_the_other_kinds_that_peft_knows_mean_the_same_to_it(ask, base, library, pico_folder, kind, tmp_path):
+    library.add(random_expert(base, kind=kind, name="other"))
+    words = ["library", "export", "other", "--library", library.path, "--to", "peft", "--out", tmp_path / "out"]
+    assert ask(*words, "--dry-run")[1]["experts"] == ["other"]
+    assert ask(*words)[0] == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    theirs = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(pico_folder), tmp_path / "out").eval()
+    with torch.no_grad():
+        expected = theirs(input_ids=tokens(), attention_mask=torch.ones_like(tokens())).logits.log_softmax(-1)
+    base.attach("ours", library["other"].payload.adapter)
+    found = base.logprobs_rows(tokens(), plan=RowPlan.one("ours"))[0]
+    base.detach("ours")
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert not torch.allclose(found, base.logprobs(tokens()), atol=1e-3)
+
+
+def test_prefixes_that_peft_cannot_say_are_refused_before_anything_is_written(ask, base, library, tmp_path):
+    whole = random_expert(base, kind="prefix", name="other")
+    path, part = next(iter(whole.payload.adapter.items()))
+    library.add(Expert(whole.card, AdapterPayload({path: part})))
+    words = ["library", "export", "other", "--library", library.path, "--to", "peft", "--out", tmp_path / "out"]
+    for plan in ([], ["--dry-run"]):
+        code, _, shown = ask(*words, *plan)
+        assert code == 2
+        assert "PEFT keeps prefixes" in shown
+    assert not (tmp_path / "out").exists()
 
 
 def test_of_several_each_has_a_folder(ask, library, tmp_path):

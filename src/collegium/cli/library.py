@@ -9,7 +9,9 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from collegium.cli.command import Command, Group
 from collegium.cli.console import Screen
+from collegium.cli.derive import DERIVE
 from collegium.cli.export import EXPORT
+from collegium.cli.merge_models import MERGE_MODELS
 from collegium.cli.output import Outcome
 from collegium.core.errors import ConfigError
 from collegium.experts import Expert, convert_peft, foreign_kind, is_peft_folder
@@ -293,6 +295,8 @@ LIBRARY = Group(
         "add": Command(AddConfig, run_add),
         "remove": Command(RemoveConfig, run_remove),
         "verify": Command(VerifyConfig, run_verify),
+        "derive": DERIVE,
         "export": EXPORT,
+        "merge-models": MERGE_MODELS,
     },
 )

@@ -16,7 +16,7 @@ def run_lm_eval(config: LmEvalConfig, screen: Screen) -> Outcome:
     with contextlib.redirect_stdout(screen.console.file):  # standard output may belong to a program
         found = harness.run(config, watch=screen).result
     if not config.each:
-        return Outcome(found, _rows(str(found.get("voice") or "model"), found.get("results", {})))
+        return Outcome(found, _rows(found.get("model", ""), found.get("results", {})))
     voices = {"base": found["base"], **found["experts"], f"composed ({found['composition']})": found["composed"]}
     show_voices(voices, screen)
     return Outcome(found, [row for voice, results in voices.items() for row in _rows(voice, results)])

@@ -24,6 +24,7 @@ from collegium.cli.making import BUILD, DEMO, TRAIN
 from collegium.cli.output import emit
 from collegium.cli.parsing import PROGRAM, Request, parse
 from collegium.cli.quality import COMPARE, EVAL
+from collegium.cli.router import ROUTER
 from collegium.core.errors import CollegiumError
 from collegium.models import memory_errors
 
@@ -36,6 +37,7 @@ COMMANDS: Table = {
     "library": LIBRARY,
     "eval": EVAL,
     "compare": COMPARE,
+    "router": ROUTER,
     "generate": GENERATE,
     "lm-eval": LM_EVAL,
     "claims": CLAIMS,

@@ -3,10 +3,13 @@
 from collegium.compose.choice import Choice
 from collegium.compose.door import Cast, ComposedModel, assemble, attach_expert, check_base, ensemble, merge, mix
 from collegium.compose.ensemble import Ensemble, EnsembleDecoding, combine, live_rows
+from collegium.compose.fitted_gates import fit_phatgoose, fit_xlora
+from collegium.compose.fitting import GateFit, Memory, Remembered, fit_through, memory_of
+from collegium.compose.gated import GatedDecoding, GatedMix
 from collegium.compose.joined import JoinedVoices, SeparateVoices
 from collegium.compose.merge import TEXTLESS, constant_routing, textless_weights
 from collegium.compose.mix import Mix, MixDecoding
-from collegium.compose.routed import route
+from collegium.compose.routed import only_router, route
 from collegium.compose.voices import SlotVoices, Voices
 
 __all__ = [
@@ -16,9 +19,14 @@ __all__ = [
     "ComposedModel",
     "Ensemble",
     "EnsembleDecoding",
+    "GateFit",
+    "GatedDecoding",
+    "GatedMix",
     "JoinedVoices",
+    "Memory",
     "Mix",
     "MixDecoding",
+    "Remembered",
     "SeparateVoices",
     "SlotVoices",
     "Voices",
@@ -28,9 +36,14 @@ __all__ = [
     "combine",
     "constant_routing",
     "ensemble",
+    "fit_phatgoose",
+    "fit_through",
+    "fit_xlora",
     "live_rows",
+    "memory_of",
     "merge",
     "mix",
+    "only_router",
     "route",
     "textless_weights",
 ]

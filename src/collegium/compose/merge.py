@@ -4,10 +4,12 @@ from collections.abc import Mapping
 
 import torch
 
+from collegium.compose.routed import only_router
 from collegium.core.errors import RoutingError
-from collegium.core.protocols import Context, RouterRecipe, Shelf, Tokenizer
+from collegium.core.protocols import Context, Shelf, Tokenizer
 from collegium.core.routing import BASE, Routing
 from collegium.models import Base
+from collegium.routers import Recipe
 
 TEXTLESS = ("uniform", "fixed", "cached_prior")
 """Routers whose weights do not depend on the text: a merge is made before any text is seen."""
@@ -17,7 +19,7 @@ FOLDED = ("lora", "ia3")
 
 
 def textless_weights(
-    recipe: RouterRecipe, experts: tuple[str, ...], *, shelf: Shelf | None, tokenizer: Tokenizer | None
+    recipe: Recipe, experts: tuple[str, ...], *, shelf: Shelf | None, tokenizer: Tokenizer | None
 ) -> dict[str, float]:
     """Return the weights of a router that needs no text.
 
@@ -28,7 +30,7 @@ def textless_weights(
             f"merge makes one set of weights for all texts, so its router is one of {', '.join(TEXTLESS)}; "
             f"got {recipe.name!r}. Use mix or ensemble to route by text."
         )
-    router = recipe.bind(experts, shelf=shelf, tokenizer=tokenizer)
+    router = only_router(recipe, what="merge").bind(experts, shelf=shelf, tokenizer=tokenizer)
     nothing = torch.full((1, 1), -1)
     state = router.start(Context(nothing, torch.zeros(1, dtype=torch.long), None))
     seen = torch.zeros(1, 1, len(router.experts)) if router.needs_likelihoods else None

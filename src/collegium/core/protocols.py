@@ -25,12 +25,12 @@ class Tokenizer(Protocol):
 
 @runtime_checkable
 class Decoding(Protocol):
-    """Texts being continued token by token; holds caches, one per row of the model.
+    """Texts being continued token by token; holds caches, one per row of the model."""
 
-    `routing` is the routing with which the next token is predicted (seq axis of size one), None for a plain model.
-    """
-
-    routing: Routing | None
+    @property
+    def routing(self) -> Routing | None:
+        """The routing with which the next token is predicted (seq axis of size one); None for a plain model."""
+        ...
 
     def next_logprobs(self) -> Float[Tensor, "batch vocab"]:
         """Return the log-probabilities of the token that follows each text."""

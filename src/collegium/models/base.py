@@ -230,11 +230,13 @@ class Base:
             read &= (segments >= 0).to(read.device)
         return self._per_token(self.hidden(tokens, plan=plan, segments=segments), tokens, read, target_nats)
 
-    def open_rows(self, prompts: Sequence[Sequence[int]], plan: RowPlan = BASE_ROWS) -> "RowDecoding":
-        """Return a cached decoding that continues every prompt in every group of the plan."""
+    def open_rows(
+        self, prompts: Sequence[Sequence[int]], plan: RowPlan = BASE_ROWS, *, traced: bool = False
+    ) -> "RowDecoding":
+        """Return a cached decoding that continues every prompt in every group; traced: keep what gates say."""
         from collegium.models.decoding import RowDecoding
 
-        return RowDecoding(self, prompts, plan)
+        return RowDecoding(self, prompts, plan, traced=traced)
 
     def logprobs(
         self,

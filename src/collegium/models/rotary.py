@@ -20,7 +20,7 @@ def base_keys(base: Base, tokens: Sequence[int], *, start: int = 0) -> list[tupl
     from transformers import DynamicCache
 
     place = torch.arange(start, start + len(tokens), device=base.device)[None]
-    cache: Any = DynamicCache()
+    cache = DynamicCache()
     with torch.no_grad():
         base.inner(
             input_ids=torch.tensor([list(tokens)], device=base.device),
@@ -28,7 +28,8 @@ def base_keys(base: Base, tokens: Sequence[int], *, start: int = 0) -> list[tupl
             past_key_values=cache,
             use_cache=True,
         )
-    return [(layer.keys[0], layer.values[0]) for layer in cache.layers]
+    layers: Any = cache.layers
+    return [(layer.keys[0], layer.values[0]) for layer in layers]
 
 
 def turned(

@@ -23,13 +23,14 @@ from collegium.experts.export import (
     check_kinds,
     check_place,
     export_folder,
+    needs_base,
     write_merged,
 )
 from collegium.library import Library
 from collegium.models import BASES, Base, load_config, pinned_folder
 from collegium.recipes.common import Common
 from collegium.recipes.generate import parse_weights
-from collegium.recipes.opening import open_library, open_reference, select
+from collegium.recipes.opening import open_base, open_library, open_reference, select
 from collegium.recipes.reference import parse_reference
 from collegium.recipes.run_card import RunCard, make_card
 from collegium.recipes.watch import Watch
@@ -97,6 +98,8 @@ def _run_experts(config: ExportConfig, out: Path) -> dict[str, Any]:
     if not reference:
         raise LibraryError(f"{config.library} does not say where its base is; give --base.")
     served = served_base(reference)
+    if config.to == "peft" and needs_base(experts):
+        served = dataclasses.replace(served, base=open_base(reference, _exact(config.common)))
     form.check(experts, served)
     told: dict[str, Any] = {"experts": [expert.name for expert in experts]}
     if config.dry_run:

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import json
+import math
 import sys
 import tempfile
 import time
@@ -63,7 +64,7 @@ def _once(config: LmEvalConfig) -> dict[str, Any]:
     import collegium.recipes.harness_model  # noqa: F401 - registers the class
 
     found = call_lm_eval(config.arguments)
-    return {} if found is None else {"results": plain_results(found), "voice": found.get("collegium_voice")}
+    return {} if found is None else {"results": plain_results(found), "model": str(found["config"].get("model"))}
 
 
 def _walk(config: LmEvalConfig, watch: Watch) -> dict[str, Any]:
@@ -123,10 +124,10 @@ def call_lm_eval(arguments: Sequence[str]) -> dict[str, Any] | None:
 
     own = output_path(arguments)
     with tempfile.TemporaryDirectory() as aside, _mistakes_answered():
-        extra = [] if own is not None or arguments[:1] and arguments[0] in _OTHER_VERBS else ["--output_path", aside]
         place = Path(own or aside)
         before = _result_files(place)
-        with _command_line(["lm_eval", *arguments, *(extra if arguments else [])]):
+        silent = own is not None or not arguments or arguments[0] in _OTHER_VERBS
+        with patch.object(sys, "argv", ["lm_eval", *arguments, *([] if silent else ["--output_path", aside])]):
             cli_evaluate()
         written = sorted(_result_files(place) - before, key=lambda path: path.stat().st_mtime_ns)
         return json.loads(written[-1].read_text()) if written else None
@@ -169,13 +170,6 @@ def _result_files(place: Path) -> set[Path]:
 
 
 @contextlib.contextmanager
-def _command_line(words: list[str]) -> Iterator[None]:
-    """Let lm_eval's command find its words; it reads, and writes, `sys.argv`."""
-    with patch.object(sys, "argv", words):
-        yield
-
-
-@contextlib.contextmanager
 def _mistakes_answered() -> Iterator[None]:
     try:
         yield
@@ -191,7 +185,7 @@ class Measured:
     task: str
     metric: str
     filter: str
-    value: float
+    value: float | None
     stderr: float | None
 
 
@@ -210,18 +204,15 @@ def plain_results(found: Mapping[str, Any]) -> dict[str, Any]:
 
 def measured(found: Mapping[str, Any]) -> list[Measured]:
     """Return every number of lm_eval's results: its keys are `metric,filter` and `metric_stderr,filter`."""
-    numbers = []
-    for task, row in found.get("results", {}).items():
-        for key, value in row.items():
-            metric, comma, name = key.partition(",")
-            if (
-                not comma
-                or metric.endswith("_stderr")
-                or isinstance(value, bool)
-                or not isinstance(value, (int, float))
-            ):
-                continue
-            error = row.get(f"{metric}_stderr,{name}")
-            told = float(error) if isinstance(error, (int, float)) else None
-            numbers.append(Measured(task, metric, name, float(value), told))
-    return numbers
+    return [
+        Measured(task, metric, name, _number(value), _number(row.get(f"{metric}_stderr,{name}")))
+        for task, row in found.get("results", {}).items()
+        for key, value in row.items()
+        for metric, comma, name in [key.partition(",")]
+        if comma and not metric.endswith("_stderr") and isinstance(value, (int, float))
+    ]
+
+
+def _number(value: object) -> float | None:
+    """Return a finite number; None for an infinite one, which JSON lacks, and for lm_eval's words such as `N/A`."""
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None

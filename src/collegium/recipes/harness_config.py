@@ -1,7 +1,7 @@
 """What `--model_args` of lm-evaluation-harness says about a model of ours; nothing here needs lm_eval itself."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -13,7 +13,16 @@ from collegium.recipes.reference import Reference, parse_reference
 
 AUTO_BATCH = 8
 """What `batch_size=auto` takes: texts of one forward."""
-_NUMBERS = {"batch_size": 1, "max_length": 0, "max_gen_toks": 1, "context": 1, "seed": 0, "threads": 0, "top_k": 1}
+_NUMBERS = {
+    "batch_size": 1,
+    "max_length": 0,
+    "max_gen_toks": 1,
+    "context": 1,
+    "seed": 0,
+    "threads": 0,
+    "top_k": 1,
+    "prefix_token_id": 0,
+}
 """Whole numbers and the least that each may be."""
 
 
@@ -47,15 +56,7 @@ class HarnessConfig:
 
     def __post_init__(self) -> None:
         """Report every impossible value at once."""
-        wrong = [] if isinstance(self.ref, str) and self.ref else ["ref names the model: ref=LIB, a base, or LIB#NAME."]
-        wrong += [
-            f"{name} is a whole number, at least {least}; got {value!r}."
-            for name, least in _NUMBERS.items()
-            if (value := getattr(self, name)) is not None
-            and (isinstance(value, bool) or not isinstance(value, int) or value < least)
-        ]
-        if wrong:
-            raise ConfigError("model_args: " + " ".join(wrong))
+        _check({each.name: getattr(self, each.name) for each in fields(self)})
 
     @property
     def common(self) -> Common:
@@ -103,7 +104,25 @@ def harness_config(arguments: Mapping[str, Any], general: Mapping[str, Any] | No
     if "device" in values and "device" not in arguments:
         values["device"] = _device(str(values["device"]))
     values.setdefault("ref", "")
-    return replace_fields(_BLANK, {key: _typed(key, value) for key, value in values.items()}, where="model_args")
+    typed = {key: _typed(key, value) for key, value in values.items()}
+    _check(typed)
+    return replace_fields(_BLANK, typed, where="model_args")
+
+
+def _check(values: Mapping[str, object]) -> None:
+    """Raise ConfigError with everything that is impossible about these values."""
+    wrong = [] if values["ref"] else ["ref names the model: ref=LIB, a base, or LIB#NAME."]
+    wrong += [
+        f"{name} is a whole number, at least {least}; got {values[name]!r}."
+        for name, least in _NUMBERS.items()
+        if values.get(name) is not None and not _is_number(values[name], least)
+    ]
+    if wrong:
+        raise ConfigError("model_args: " + " ".join(wrong))
+
+
+def _is_number(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def _typed(key: str, value: object) -> object:
@@ -119,11 +138,11 @@ def _typed(key: str, value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
-_BLANK = HarnessConfig(ref="?")
-
-
 def _device(name: str) -> str:
     """Return our name of lm_eval's device: it hands over `cuda:0` on every machine unless told otherwise."""
     if name in {"cuda", "cuda:0"}:
         return "cuda" if torch.cuda.is_available() else "auto"
     return name
+
+
+_BLANK = HarnessConfig(ref="?")

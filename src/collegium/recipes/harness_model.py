@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+import lm_eval.models  # noqa: F401 - its own classes register first: it fills its table only while that is empty
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
@@ -38,8 +39,8 @@ _UNKNOWN_LENGTH = 2048
 class HarnessModel(TemplateLM):
     """A language model of ours as lm_eval asks it; made by lm_eval from `--model_args`, or with `open_harness_model`.
 
-    voice: who speaks: the reference's own model (`COMPOSED`), `base`, or an expert by its name. `with_expert` gives another
-    on the same loaded base.
+    voice: who speaks: the reference's own model (`COMPOSED`), `base`, or an expert by its name. `with_expert` gives
+    another on the same loaded base.
     """
 
     def __init__(self, opened: Opened, config: HarnessConfig, voice: str = COMPOSED) -> None:

@@ -7,12 +7,13 @@ from collegium.experts.export.gguf import check_gguf, write_gguf
 from collegium.experts.export.lorax import check_lorax, write_lorax
 from collegium.experts.export.merged import KINDS as MERGED_KINDS
 from collegium.experts.export.merged import write_merged
-from collegium.experts.export.peft import check_peft, write_peft
+from collegium.experts.export.peft import KINDS as PEFT_KINDS
+from collegium.experts.export.peft import check_peft, needs_base, write_peft
 from collegium.experts.export.place import check_place, export_folder
 from collegium.experts.export.vllm import check_vllm, write_vllm
 
 FORMATS: dict[str, Format] = {
-    "peft": Format("a PEFT folder, for `PeftModel.from_pretrained`", ("lora", "ia3", "prefix"), check_peft, write_peft),
+    "peft": Format("a PEFT folder, for `PeftModel.from_pretrained`", PEFT_KINDS, check_peft, write_peft),
     "vllm": Format("PEFT folders and the line that serves them", ("lora",), check_vllm, write_vllm),
     "lorax": Format("PEFT folders and a request for each", ("lora",), check_lorax, write_lorax),
     "gguf": Format("NAME.gguf, for llama.cpp's `--lora`", ("lora",), check_gguf, write_gguf),
@@ -40,5 +41,6 @@ __all__ = [
     "check_kinds",
     "check_place",
     "export_folder",
+    "needs_base",
     "write_merged",
 ]

@@ -7,7 +7,7 @@ from typing import Any
 
 from collegium.core.errors import IncompatibleExpert
 from collegium.experts.payloads import AdapterPayload, Expert
-from collegium.models import LoraWeights
+from collegium.models import Base, LoraWeights
 
 
 @dataclass(frozen=True)
@@ -15,11 +15,13 @@ class Served:
     """What another program is told of the base.
 
     config: its transformers configuration. name, revision: how that program finds it, a folder or a name of the hub.
+    base: the base itself, where a form needs it.
     """
 
     config: Any
     name: str = ""
     revision: str = ""
+    base: Base | None = None
 
     @property
     def kind(self) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from collegium.core.errors import IncompatibleExpert, NameTaken, RoutingError, UnknownName
 from collegium.core.routing import BASE
 from collegium.core.tables import nearest
-from collegium.models.parts import Adapter, Part, PrefixWeights
+from collegium.models.parts import Adapter, Ia3Weights, PrefixWeights
 from collegium.models.rows import Rows
 from collegium.models.sites import Site, check_part
 from collegium.models.slots.families import find_families
@@ -40,9 +40,10 @@ class Slots:
         self._given: dict[str, Adapter] = {}
         self._model: Any = model
         self._blocks, self._sites = blocks, sites
-        self._handles: dict[str, list[Any]] = {}
+        self._handles: dict[str, Any] = {}
         self._plans: OrderedDict[tuple[Any, ...], Plan] = OrderedDict()
-        self._families: dict[str, tuple[str, ...]] | None = None
+        linear = [path for path, site in sites.items() if site.what == "linear"]
+        self._families = find_families(self._model, linear)
         self._attention: str | None = None
 
     @property
@@ -88,7 +89,7 @@ class Slots:
     @property
     def hook_ids(self) -> frozenset[int]:
         """The ids of the hooks in the model."""
-        return frozenset(handle.id for handles in self._handles.values() for handle in handles)
+        return frozenset(handle.id for handle in self._handles.values())
 
     def require(self, names: tuple[str, ...]) -> None:
         """Raise UnknownName unless all of these are attached."""
@@ -147,9 +148,9 @@ class Slots:
         self.residents.forget(name)
         self._forget_plans(name)
         used = {path for name in self._sources if name in self.residents for path in self.residents.adapter(name)}
-        for key in [key for key in self._handles if key not in used and not (used and key.startswith("block "))]:
-            for handle in self._handles.pop(key):
-                handle.remove()
+        for key in list(self._handles):
+            if not used or (not key.startswith("block ") and key.removesuffix(" input") not in used):
+                self._handles.pop(key).remove()
         if self._attention is not None and not self._has_prefix():
             self._model.set_attn_implementation(self._attention)
             self._attention = None
@@ -166,21 +167,22 @@ class Slots:
         for path, part in adapter.items():
             if isinstance(part, PrefixWeights):
                 self._stand_in(path)
-            elif path not in self._handles:
-                self._handles[path] = self._hooks_at(path, part)
+                continue
+            if path not in self._handles:
+                self._handles[path] = self._speaking(path)
+            if isinstance(part, Ia3Weights) and part.side == "input" and f"{path} input" not in self._handles:
+                module = self._model.get_submodule(path)
+                self._handles[f"{path} input"] = module.register_forward_pre_hook(self._input_hook(path))
         for index, block in enumerate(self._blocks):
             if f"block {index}" not in self._handles:
-                handle = block.register_forward_pre_hook(self._block_hook(index), with_kwargs=True)
-                self._handles[f"block {index}"] = [handle]
+                hook = self._block_hook(index)
+                self._handles[f"block {index}"] = block.register_forward_pre_hook(hook, with_kwargs=True)
 
-    def _hooks_at(self, path: str, part: Part) -> list[Any]:
+    def _speaking(self, path: str) -> Any:  # noqa: ANN401 - torch's handle
         module = self._model.get_submodule(path)
         if self._sites[path].what == "feed_forward":
-            return [module.register_forward_hook(self._feed_forward_hook(path), with_kwargs=True)]
-        return [
-            module.register_forward_pre_hook(self._input_hook(path)),
-            module.register_forward_hook(self._linear_hook(path)),
-        ]
+            return module.register_forward_hook(self._feed_forward_hook(path), with_kwargs=True)
+        return module.register_forward_hook(self._linear_hook(path))
 
     def _stand_in(self, path: str) -> None:
         stand_in(self._model.get_submodule(path), path, self)
@@ -224,9 +226,6 @@ class Slots:
         if known is not None:
             self._plans.move_to_end(key)
             return known
-        if self._families is None:
-            linear = [path for path, site in self._sites.items() if site.what == "linear"]
-            self._families = find_families(self._model, linear)
         trained = is_trained(part for name in rows.names for part in self.residents.adapter(name).values())
         plan = make_plan(
             self._model, rows, self.residents, self._sites, self._families, trained=trained, blocks=len(self._blocks)
