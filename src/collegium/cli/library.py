@@ -1,4 +1,4 @@
-"""`library list / show / add / remove / verify`: keep a library."""
+"""`library list / show / add / remove / merge / verify`: keep a library."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -9,6 +9,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from collegium.cli.command import Command, Group
 from collegium.cli.console import Screen
+from collegium.cli.merging import MERGE
 from collegium.cli.output import Outcome
 from collegium.core.errors import ConfigError
 from collegium.experts import Expert, is_peft_folder
@@ -271,6 +272,7 @@ LIBRARY = Group(
         "show": Command(ShowConfig, run_show),
         "add": Command(AddConfig, run_add),
         "remove": Command(RemoveConfig, run_remove),
+        "merge": MERGE,
         "verify": Command(VerifyConfig, run_verify),
     },
 )
