@@ -6,7 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collegium.core.errors import ConfigError, UnknownName
-from collegium.experts.algebra import average, dare, delta_of_adapter, evaluate, names_in, parse_expression, parse_list
+from collegium.experts.algebra import (
+    average,
+    dare,
+    delta_of_adapter,
+    evaluate,
+    names_in,
+    parse_expression,
+    parse_list,
+    written,
+)
 from collegium.experts.algebra import ties as ties_of
 from collegium.models import LoraWeights
 
@@ -58,6 +67,7 @@ def value(text, names=NAMES):
 def test_expressions_come_to_weighted_sums(text, weights):
     wanted = sum(weight * DENSE[name] for name, weight in weights.items())
     torch.testing.assert_close(value(text), wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(value(written(parse_expression(text, NAMES))), wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_the_same_text_is_read_by_the_names_there_are():
@@ -82,6 +92,7 @@ def test_functions_are_those_of_the_algebra():
     }
     for text, wanted in cases.items():
         torch.testing.assert_close(value(text), wanted.entries("q"))
+        torch.testing.assert_close(value(written(parse_expression(text, NAMES))), wanted.entries("q"))
 
 
 def test_lists_are_parted_by_commas():

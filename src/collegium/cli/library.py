@@ -1,4 +1,4 @@
-"""`library list / show / add / remove / verify / export`: keep a library."""
+"""`library list / show / add / remove / merge / verify / derive / export`: keep a library."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -12,6 +12,7 @@ from collegium.cli.console import Screen
 from collegium.cli.derive import DERIVE
 from collegium.cli.export import EXPORT
 from collegium.cli.merge_models import MERGE_MODELS
+from collegium.cli.merging import MERGE
 from collegium.cli.output import Outcome
 from collegium.core.errors import ConfigError
 from collegium.experts import Expert, convert_peft, foreign_kind, is_peft_folder
@@ -294,6 +295,7 @@ LIBRARY = Group(
         "show": Command(ShowConfig, run_show),
         "add": Command(AddConfig, run_add),
         "remove": Command(RemoveConfig, run_remove),
+        "merge": MERGE,
         "verify": Command(VerifyConfig, run_verify),
         "derive": DERIVE,
         "export": EXPORT,

@@ -12,6 +12,14 @@ from collegium.compose.merge import TEXTLESS, constant_routing, textless_weights
 from collegium.compose.mix import Mix, MixDecoding
 from collegium.compose.routed import only_router, route
 from collegium.compose.voices import SlotVoices, Voices
+from collegium.compose.weight_search import (
+    FoundWeights,
+    adapter_soup,
+    blend_loss,
+    greedy_soup,
+    search_weights,
+    text_similarity,
+)
 
 __all__ = [
     "TEXTLESS",
@@ -21,6 +29,7 @@ __all__ = [
     "ComposedModel",
     "Ensemble",
     "EnsembleDecoding",
+    "FoundWeights",
     "GateFit",
     "GatedDecoding",
     "GatedMix",
@@ -33,8 +42,10 @@ __all__ = [
     "SeparateVoices",
     "SlotVoices",
     "Voices",
+    "adapter_soup",
     "assemble",
     "attach_expert",
+    "blend_loss",
     "check_base",
     "combine",
     "constant_routing",
@@ -42,11 +53,14 @@ __all__ = [
     "fit_phatgoose",
     "fit_through",
     "fit_xlora",
+    "greedy_soup",
     "live_rows",
     "memory_of",
     "merge",
     "mix",
     "only_router",
     "route",
+    "search_weights",
+    "text_similarity",
     "textless_weights",
 ]

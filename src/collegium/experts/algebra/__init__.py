@@ -3,10 +3,9 @@
 from collegium.experts.algebra.compress import Compressed, compress
 from collegium.experts.algebra.delta import Delta, delta_of_adapter
 from collegium.experts.algebra.expert import delta_of, deltas_of, merged_expert
-from collegium.experts.algebra.expression import FUNCTIONS, evaluate, names_in, parse_expression, parse_list
+from collegium.experts.algebra.expression import FUNCTIONS, evaluate, names_in, parse_expression, parse_list, written
 from collegium.experts.algebra.grams import collect_grams
 from collegium.experts.algebra.methods import (
-    METHODS,
     analogy,
     average,
     dare,
@@ -20,7 +19,6 @@ from collegium.experts.algebra.parameterwise import negated_factor, negated_fact
 
 __all__ = [
     "FUNCTIONS",
-    "METHODS",
     "Compressed",
     "Delta",
     "analogy",
@@ -44,4 +42,5 @@ __all__ = [
     "ties",
     "total",
     "weighted_sum",
+    "written",
 ]

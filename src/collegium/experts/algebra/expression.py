@@ -1,5 +1,6 @@
 """Expressions over experts: `0.6*law + 0.4*code - toxic`, `ties(law, code; density=0.2)`. The grammar: `syntax.py`."""
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -7,6 +8,8 @@ from collegium.core.errors import ConfigError
 from collegium.experts.algebra.delta import Delta
 from collegium.experts.algebra.methods import DENSITY, average, dare, ties
 from collegium.experts.algebra.syntax import Call, Name, Node, Number, Operation, Parser, place_words
+
+_PLAIN_NAME = re.compile(r"[A-Za-z]\w*")
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,24 @@ def evaluate(node: Node, deltas: Mapping[str, Delta]) -> Delta:
     if not isinstance(value, Delta):
         raise ConfigError(f"the expression comes to the number {value:g}; name an expert.")
     return value
+
+
+def written(node: Node) -> str:
+    """Return the text of an expression; parsed again it is the same.
+
+    >>> written(parse_expression("0.5*law - code-2", ["law", "code-2"]))
+    "((0.5 * law) - 'code-2')"
+    """
+    match node:
+        case Number():
+            return repr(node.value) if node.value >= 0 else f"({node.value!r})"
+        case Name():
+            return node.name if _PLAIN_NAME.fullmatch(node.name) else f"'{node.name}'"
+        case Operation():
+            return f"({written(node.left)} {node.sign} {written(node.right)})"
+        case Call():
+            options = ", ".join(f"{name}={value!r}" for name, value in node.options.items())
+            return f"{node.function}({', '.join(map(written, node.arguments))}{'; ' if options else ''}{options})"
 
 
 def _walk(node: Node) -> Iterator[str]:

@@ -17,8 +17,8 @@ _BATCH = 8
 @torch.no_grad()
 def collect_grams(
     base: Base, text: Windows, paths: Iterable[str], *, expert: str = BASE
-) -> dict[str, Float[Tensor, "input input"]]:
-    """Return sum_x x x^T over the inputs of these linear layers at every token of the texts, in double precision.
+) -> dict[str, Float[Tensor, "_ _"]]:
+    """Return sum_x x x^T over the inputs of these linear layers at every token of the texts.
 
     expert: the attached expert that reads them; default = the base alone. Padding does not count.
 
@@ -36,7 +36,7 @@ def collect_grams(
     def watch(path: str) -> Any:  # noqa: ANN401 - torch's hook
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             seen = inputs[0].reshape(inside[-1].shape[0], inside[-1].shape[1], -1)[inside[-1]].float()
-            gram = (seen.T @ seen).double().cpu()
+            gram = (seen.T @ seen).cpu()
             grams[path] = gram if path not in grams else grams[path] + gram
 
         return hook

@@ -10,7 +10,6 @@ from torch import Tensor
 from collegium.core.cards import Fingerprint
 from collegium.core.errors import ConfigError, IncompatibleExpert
 from collegium.core.randomness import generator
-from collegium.core.tables import Method
 from collegium.experts.algebra.delta import Delta, Entrywise, Term, check_together
 from collegium.models import LoraWeights
 from collegium.ops import entrywise
@@ -21,8 +20,8 @@ OFF_DIAGONAL = 0.9
 """How much RegMean trusts the correlations between a layer's inputs."""
 
 Rule = Callable[[Sequence[Tensor]], Tensor]
-Grams = Mapping[str, Float[Tensor, "input input"]]
-"""Module path -> sum_x x x^T over the inputs of that layer."""
+Grams = Mapping[str, Float[Tensor, "_ _"]]
+"""Module path -> sum_x x x^T over the inputs of that layer: inputs x inputs, of another size at another layer."""
 
 
 def weighted_sum(deltas: Sequence[Delta], weights: Sequence[float]) -> Delta:
@@ -115,16 +114,6 @@ def regmean(deltas: Sequence[Delta], grams: Sequence[Grams], *, off_diagonal: fl
             for term in delta.layers.get(path, ())
         )
     return Delta(deltas[0].kind, layers, _base_of(deltas))
-
-
-METHODS: Mapping[str, Method] = {
-    "linear": Method(total, paper="ilharco2023task", summary="the sum of the experts, with the weights written"),
-    "average": Method(average, paper="wortsman2022soups", summary="their mean"),
-    "ties": Method(ties, paper="yadav2023ties", summary="trim, elect a sign, average those that agree"),
-    "dare": Method(dare, paper="yu2024dare", summary="drop entries by chance, rescale the others, add"),
-    "regmean": Method(regmean, paper="jin2023regmean", summary="nearest to every expert's outputs on its own text"),
-}
-"""Merges that need no search. All but regmean, which reads texts, are functions in an expression as well."""
 
 
 def _check_density(density: float) -> None:

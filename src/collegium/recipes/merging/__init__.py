@@ -1,0 +1,1 @@
+"""Making one expert of several: the operands, the ways to merge them, the run."""
