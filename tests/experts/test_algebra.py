@@ -411,7 +411,7 @@ def test_grams_are_of_the_inputs_the_expert_sees(architecture):
     handle.remove()
     wanted = sum(x[0].double().T @ x[0].double() for x in seen)
     found = collect_grams(base, text, [path], expert="law")
-    torch.testing.assert_close(found[path], wanted, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(found[path].double(), wanted, atol=1e-3, rtol=1e-4)
     assert not site._forward_pre_hooks
 
 
