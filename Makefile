@@ -21,11 +21,7 @@ help:  ## Show the targets.
 	@touch $@
 
 .venv/.ready-dev: $(INPUTS)
-	@scripts/setup dev docs peft track
-	@touch $@ .venv/.ready-core
-
-.venv/.ready-bench: $(INPUTS)
-	@scripts/setup bench
+	@scripts/setup dev docs peft track bench
 	@touch $@ .venv/.ready-core
 
 setup: .venv/.ready-dev  ## Make .venv with torch, the package and the tools to work on it.
@@ -53,7 +49,7 @@ docs: .venv/.ready-dev  ## Write the generated pages anew and build the site int
 claims: .venv/.ready-core  ## Run the ledger of claims (about two hours, resumable).
 	@env -u OMP_NUM_THREADS $(BIN)/collegium claims run $(ARGS)
 
-bench: .venv/.ready-bench  ## Measure side by side with the peers.
+bench: .venv/.ready-dev  ## Measure side by side with the peers.
 	@env -u OMP_NUM_THREADS $(BIN)/collegium bench run $(ARGS)
 
 lock: .venv/.ready-dev  ## Write the installed versions into constraints.txt.

@@ -86,18 +86,57 @@ def against_dense(run: dict) -> str:
     return "\n".join(lines)
 
 
+def found_benches(folder: Path) -> dict[str, dict]:
+    """Return the committed results of a folder by name, V1 first."""
+    found = [json.loads(path.read_text()) for path in folder.glob("*.json")]
+    return {each["name"]: each for each in sorted(found, key=lambda each: int(each["name"].removeprefix("V")))}
+
+
+def figure(value: float | None) -> str:
+    """Return a figure in three digits, or that there is none."""
+    if value is None:
+        return "not measured"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
 def benches() -> str:
     """Return every committed bench with what it must reach and what it reached, as Markdown."""
-    found = [json.loads(path.read_text()) for path in BENCHES.glob("*.json")]
-    found.sort(key=lambda each: int(each["name"].removeprefix("V")))
-    lines = ["| bench | what | target | measured | reached |", "|---|---|---|---|---|"]
-    for each in found:
-        for target, reached in each["reached"].items():
-            measured = f"{each['ratios'][target.split()[0]]:.3g}"
-            answer = "yes" if reached else "**no**"
-            lines.append(f"| {each['name']} | {each['what']} | {target.replace('_', ' ')} | {measured} | {answer} |")
-    machines = sorted({f"{each['date']}, {each['machine']}" for each in found})
+    found, accelerated = found_benches(BENCHES), found_benches(BENCHES / "gpu")
+    lines = ["| bench | what | target | measured | reached | on a GPU |", "|---|---|---|---|---|---|"]
+    for name, each in found.items():
+        there = {target["name"]: target["got"] for target in accelerated.get(name, {}).get("targets", ())}
+        for target in each["targets"]:
+            words = f"{target['name'].replace('_', ' ')} {target['target']}"
+            answer = "yes" if target["reached"] else "**no**"
+            cells = (name, each["what"], words, figure(target["got"]), answer, figure(there.get(target["name"])))
+            lines.append(f"| {' | '.join(cells)} |")
+    machines = sorted({f"{each['date']}, {each['machine']}" for each in (*found.values(), *accelerated.values())})
     return "\n".join([*lines, "", f"`collegium bench run NAME`; {'; '.join(machines)}."])
+
+
+def curves() -> str:
+    """Return how the cost of every committed bench grows, as Markdown: a row for each curve."""
+    lines = ["| bench | curve | of | least ms at each size | exponent |", "|---|---|---|---|---|"]
+    for name, each in found_benches(BENCHES).items():
+        points: dict[tuple[str, str, float], list[str]] = {}
+        for point in each["growth"]:
+            key = (point["curve"], point["axis"], point["exponent"])
+            points.setdefault(key, []).append(f"{point['size']:,}: {figure(point['ms'])}")
+        for (curve, axis, exponent), costs in points.items():
+            lines.append(f"| {name} | {curve} | {axis} | {', '.join(costs)} | {exponent:.2f} |")
+    return "\n".join(lines)
+
+
+def profiles() -> str:
+    """Return where the time of every committed bench goes, as Markdown: a row for each run and view."""
+    lines = ["| bench | run | by | largest shares |", "|---|---|---|---|"]
+    for name, each in found_benches(BENCHES).items():
+        shares: dict[tuple[str, str], list[str]] = {}
+        for entry in each["profile"]:
+            shares.setdefault((entry["of"], entry["by"]), []).append(f"{entry['name']} {entry['share']:.0%}")
+        for (run, view), parts in shares.items():
+            lines.append(f"| {name} | {run} | {view} | {', '.join(parts)} |")
+    return "\n".join(lines)
 
 
 def compositions(run: dict) -> str:
@@ -161,6 +200,8 @@ def main() -> int:
         (CHOOSE, "demo", compositions(run)),
         (PERFORMANCE, "demo", costs(run)),
         (PERFORMANCE, "benches", benches()),
+        (PERFORMANCE, "curves", curves()),
+        (PERFORMANCE, "profiles", profiles()),
     ]
     wanted = {PICTURE: picture(run)}
     for page, mark, content in tables:

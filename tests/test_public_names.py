@@ -36,6 +36,8 @@ PUBLIC = [
 
 ROUTERS = ["cached_prior", "classifier", "cluster", "default", "fixed", "oracle", "posterior", "uniform"]
 
+GATES = ["arrow", "phatgoose", "uniform_gate", "xlora"]
+
 
 def documented():
     """Return every word set in code type on any page."""
@@ -55,7 +57,7 @@ def test_every_public_name_is_there_and_says_what_it_is():
 
 
 def test_every_public_name_is_in_the_docs():
-    missing = [name for name in [*PUBLIC, *ROUTERS] if name not in documented()]
+    missing = [name for name in [*PUBLIC, *ROUTERS, *GATES] if name not in documented()]
     assert missing == []
 
 
@@ -67,5 +69,13 @@ def test_every_router_of_the_table_has_a_door_and_every_paper_a_row():
     papers = (ROOT / "docs" / "papers.md").read_text()
     assert sorted(collegium.routers.ROUTERS) == ROUTERS
     for name, method in collegium.routers.ROUTERS.items():
+        assert getattr(collegium.routers, name) is method.build
+        assert method.paper is None or f"`{method.paper}`" in papers
+
+
+def test_so_has_every_gate():
+    papers = (ROOT / "docs" / "papers.md").read_text()
+    assert sorted(collegium.routers.GATES) == GATES
+    for name, method in collegium.routers.GATES.items():
         assert getattr(collegium.routers, name) is method.build
         assert method.paper is None or f"`{method.paper}`" in papers

@@ -7,8 +7,8 @@ from collegium.compose import Choice, Ensemble, JoinedVoices, Mix, SeparateVoice
 from collegium.core.errors import RoutingError
 from collegium.core.protocols import LanguageModel, RouterRecipe
 from collegium.core.routing import Routing
-from collegium.models import Base
-from collegium.models.slots import Slots
+from collegium.models import KINDS, Base
+from collegium.models.slots import slots
 from collegium.models.tail import Tail
 from collegium.routers import fixed, posterior, uniform
 from collegium.testing.composition import check_composition, check_mixture
@@ -19,10 +19,10 @@ from collegium.testing.tiny import TinyLM, bigram_lm
 NAMES = ("law", "code", "chat")
 
 
-def with_adapters(architecture: str = "llama", layers="all") -> Base:
+def with_adapters(architecture: str = "llama", layers="all", kinds=("lora", "lora", "lora")) -> Base:
     base = random_base(architecture)
-    for place, name in enumerate(NAMES):
-        base.attach(name, random_adapter(base, place, layers=layers))
+    for place, (name, kind) in enumerate(zip(NAMES, kinds, strict=True)):
+        base.attach(name, random_adapter(base, place, layers=layers, kind=kind))
     return base
 
 
@@ -48,6 +48,21 @@ def test_ensembles_on_slots_keep_the_laws(architecture):
 
     check_composition(compose, alone(base))
     check_mixture(compose, alone(base))
+
+
+@pytest.mark.recipe
+@pytest.mark.parametrize(
+    ("kind", "architecture"), [*((kind, "llama") for kind in KINDS if kind != "lora"), ("several", "gpt2")]
+)
+def test_ensembles_and_mixes_of_every_kind_keep_the_laws(kind, architecture):
+    base = with_adapters(architecture, kinds=("ia3", "ffn", "prefix") if kind == "several" else (kind,) * 3)
+
+    def ensembled(recipe: RouterRecipe) -> LanguageModel:
+        return Ensemble(SlotVoices(base, keys()), recipe.bind(NAMES))
+
+    check_composition(ensembled, alone(base))
+    check_mixture(ensembled, alone(base))
+    check_composition(lambda recipe: Mix(base, keys(), recipe.bind(NAMES)), alone(base))
 
 
 @pytest.mark.parametrize("layers", ["all", "top:1"])
@@ -122,9 +137,10 @@ def test_only_a_router_that_weighs_likelihoods_pays_for_the_prompts_output_layer
     monkeypatch.setattr(Tail, "__call__", counted)
     for recipe in (uniform(), posterior()):
         opened = Ensemble(voices, recipe.bind(("law", "code"))).open([[1] * 50])
+        assert opened.next_logprobs().shape == (1, voices.vocab_size)
+        assert torch.equal(opened.next_logprobs(), opened.next_logprobs()), "asked for again, computed once"
         scored.append(sum(positions))
         positions.clear()
-        assert opened.next_logprobs().shape == (1, voices.vocab_size)
     assert scored == [2, 2 + 2 * 49]
 
 
@@ -145,8 +161,8 @@ def test_a_mix_along_the_text_stacks_its_experts_once_and_stays_exact(monkeypatc
     model = Mix(base, keys(), ByToken())
     tokens = torch.randint(0, 200, (2, 16), generator=torch.Generator().manual_seed(4))
     full = model.logprobs(tokens)
-    stacked, plain = [], Slots._stack
-    monkeypatch.setattr(Slots, "_stack", lambda self, *args: (stacked.append(1), plain(self, *args))[1])
+    stacked, plain = [], slots.make_plan
+    monkeypatch.setattr(slots, "make_plan", lambda *args, **more: (stacked.append(1), plain(*args, **more))[1])
     opened = model.open(tokens[:, :1].tolist())
     for step in range(15):
         torch.testing.assert_close(opened.next_logprobs(), full[:, step], atol=1e-4, rtol=0)

@@ -1,28 +1,36 @@
 """Experts on disk: the conformance suite accepts ours and refuses each way of being careless, by name."""
 
+import copy
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from collegium.core.cards import ExpertCard, expert_card_from_json
+from collegium.core.cards import ExpertCard, Kind, expert_card_from_json
 from collegium.core.errors import CollegiumError, CorruptExpert, IncompatibleExpert
 from collegium.experts import (
     AdapterPayload,
     Expert,
     WholePayload,
     adapter_payload,
+    check_expert,
     load_expert,
     load_model,
     save_expert,
 )
+from collegium.experts.formats import FORMATS
+from collegium.experts.fresh import COUNT, FRESH, PLACES, with_tensors
 from collegium.experts.lora_files import read_lora
-from collegium.models import LoraWeights
+from collegium.experts.places import SOUND
+from collegium.experts.recipe import LEARNING_RATES, SETTINGS, AdapterKind
+from collegium.models import KINDS, FfnWeights, LoraWeights
 from collegium.testing.expert_format import check_expert_format
-from collegium.testing.pico import random_adapter, random_base
+from collegium.testing.pico import random_adapter, random_base, random_expert
 
 
 class Form:
@@ -61,13 +69,93 @@ def test_lora_experts_keep_the_contract(architecture):
     base = random_base(architecture)
     card = ExpertCard(name="ours", kind="lora", base=base.fingerprint)
     made = Expert(card, adapter_payload(base, random_adapter(base, rank=2, layers=[0], scale=1 / 3)))
-    check_expert_format(Form(), made, sites=base.linear_sites())
+    check_expert_format(Form(), made, sites=base.sites)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gpt_neox"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_experts_of_every_kind_keep_the_contract(kind, architecture):
+    base = random_base(architecture)
+    check_expert_format(Form(), random_expert(base, kind=kind, name="ours"), sites=base.sites)
+
+
+def test_every_kind_has_a_form_and_all_tables_have_every_kind():
+    adapters = set(KINDS)
+    assert set(FORMATS) == {*adapters, "whole"} == set(get_args(Kind)) == set(LEARNING_RATES) == set(SETTINGS)
+    assert adapters == set(get_args(AdapterKind)) == set(PLACES) == set(FRESH) == set(COUNT) == set(SOUND)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_reader_that_looks_at_no_places_is_rejected_for_every_kind(kind, base):
+    with pytest.raises(AssertionError, match=r"another shape|place that the base lacks"):
+        check_expert_format(Form(load=load_without_sites), random_expert(base, kind=kind), sites=base.sites)
+
+
+@pytest.mark.parametrize("kind", ["bottleneck", "prefix"])
+def test_a_reader_that_compares_no_shapes_is_rejected(kind, base, monkeypatch):
+    monkeypatch.setitem(SOUND, kind, lambda shapes: True)
+    with pytest.raises(AssertionError, match=r"clear error|another shape"):
+        check_expert_format(Form(), random_expert(base, kind=kind), sites=base.sites)
+
+
+@pytest.mark.parametrize("kind", ["ia3", "bottleneck", "prefix"])
+def test_a_writer_that_forgets_what_is_no_tensor_or_rounds_is_rejected(kind, base):
+    def forgetful(expert, folder):
+        changed = {"ia3": {"side": "output"}, "bottleneck": {"scale": 1.0}, "prefix": {}}[kind]
+        adapter = {path: replace(part, **changed) for path, part in expert.payload.adapter.items()}
+        if kind == "prefix":
+            adapter = with_tensors(adapter, lambda tensor: tensor.half().float())
+        if kind == "ia3":
+            adapter = {path: part for path, part in adapter.items() if "down_proj" not in path}
+        return save_expert(Expert(expert.card, AdapterPayload(adapter)), folder)
+
+    with pytest.raises(AssertionError, match=r"same bits|lost or gained"):
+        check_expert_format(Form(save=forgetful), random_expert(base, kind=kind), sites=base.sites)
+
+
+@pytest.mark.parametrize(
+    ("kind", "edit", "words"),
+    [
+        ("bottleneck", {"version": 2}, "version 2"),
+        ("bottleneck", {"format": "collegium-ffn"}, "collegium-bottleneck"),
+        ("bottleneck", {"scales": {}}, "scale and weights"),
+        ("bottleneck", {"scales": {"model.layers.0.mlp": "1"}}, "scales"),
+        ("ffn", {"a_field_of_the_future": None}, "a_field_of_the_future"),
+        ("prefix", {"heads": 2}, "heads"),
+    ],
+)
+def test_our_own_configuration_is_read_strictly(kind, edit, words, base, tmp_path):
+    FORMATS[kind].write(random_expert(base, kind=kind).payload, tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **edit}))
+    with pytest.raises(IncompatibleExpert, match=words):
+        FORMATS[kind].read(tmp_path, sites=base.sites)
+
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"lora"}))
+def test_a_part_whose_tensors_do_not_go_together_is_refused(kind, base, tmp_path):
+    adapter = random_expert(base, kind=kind).payload.adapter
+    path, part = next(iter(adapter.items()))
+    name, tensor = next(iter(part.tensors.items()))
+    odd = FfnWeights({**part.tensors, name: torch.cat([tensor, tensor])}) if kind == "ffn" else copy.copy(part)
+    if kind != "ffn":
+        object.__setattr__(odd, name, torch.cat([tensor, tensor]))  # tests check shapes where parts are made
+    expert = Expert(ExpertCard(name="odd", kind=kind), AdapterPayload({**adapter, path: odd}))
+    with pytest.raises(IncompatibleExpert, match=path):
+        check_expert(expert, sites=base.sites)
+
+
+def test_whole_numbers_are_no_weights(base):
+    path, part = next(iter(random_expert(base, kind="ffn").payload.adapter.items()))
+    odd = AdapterPayload({path: FfnWeights({name: each.int() for name, each in part.tensors.items()})})
+    with pytest.raises(IncompatibleExpert, match="floating-point"):
+        check_expert(Expert(ExpertCard(name="int", kind="ffn"), odd))
 
 
 def test_whole_experts_keep_the_contract(base):
     card = ExpertCard(name="own", kind="whole", base=base.fingerprint)
     made = Expert(card, WholePayload(random_base("llama", 3).model))
-    check_expert_format(Form(), made, sites=base.linear_sites(), tensors=whole_tensors)
+    check_expert_format(Form(), made, sites=base.sites, tensors=whole_tensors)
 
 
 def load_raw(folder, *, base=None, sites=None):
@@ -146,7 +234,7 @@ CARELESS = {
 def test_a_careless_format_is_rejected(name, expert, base):
     form, law = CARELESS[name]
     with pytest.raises(AssertionError, match=law):
-        check_expert_format(form, expert, sites=base.linear_sites())
+        check_expert_format(form, expert, sites=base.sites)
 
 
 def test_card_and_payload_must_be_of_one_kind(expert):

@@ -9,11 +9,12 @@ import torch
 from collegium.core.cards import Source, content_hash
 from collegium.core.errors import ConfigError, DataError, NameTaken, ResourceError, TrainingError
 from collegium.data import Corpus, Document, Domain, Message
-from collegium.experts.fit import fit_documents, fit_domain, fit_expert, fit_union, fresh_weights
+from collegium.experts.fit import fit_documents, fit_domain, fit_expert, fit_union
+from collegium.experts.fresh import fresh_adapter, with_tensors
 from collegium.experts.objective import Objective, Texts, text_objective
 from collegium.experts.payloads import AdapterPayload, Expert
 from collegium.experts.recipe import FitConfig, resolve
-from collegium.models import Base, LoraWeights, RowPlan
+from collegium.models import Adapter, Base, RowPlan
 from collegium.train import MemoryLogger
 
 CONFIG = FitConfig(rank=4, steps=8, batch=2, window=32, evaluate_every=4, learning_rate=3e-3, dev_tokens=256)
@@ -95,11 +96,11 @@ def test_an_expert_is_the_same_alone_and_after_others(pico):
 
 
 def test_the_law_rejects_weights_drawn_from_the_common_stream(pico, monkeypatch):
-    def careless(base: Base, config: FitConfig, label: str) -> Mapping[str, torch.Tensor]:
-        weights = fresh_weights(base, config, label)
-        return {name: torch.randn_like(tensor).mul_(0.05).requires_grad_() for name, tensor in weights.items()}
+    def careless(base: Base, config: FitConfig, label: str, *, tokens: torch.Tensor) -> Adapter:
+        fresh = fresh_adapter(base, config, label, tokens=tokens)
+        return with_tensors(fresh, lambda tensor: torch.randn_like(tensor).mul_(0.05).requires_grad_())
 
-    monkeypatch.setattr("collegium.experts.fit.fresh_weights", careless)
+    monkeypatch.setattr("collegium.experts.fit.fresh_adapter", careless)
     alone = fit_expert(pico, CODE, config=CONFIG)
     fit_expert(pico, LAW, config=CONFIG)
     assert not equal(alone, fit_expert(pico, CODE, config=CONFIG))
@@ -165,9 +166,8 @@ CHATS = tuple(
 def gradient_of(pico: Base, documents: tuple[Document, ...], scored: str) -> tuple[torch.Tensor, int]:
     """The gradient of one batch by the objective, or by hand from all logits over chosen tokens."""
     config = resolve(dataclasses.replace(CONFIG, batch=3, window=96), "lora")
-    weights = fresh_weights(pico, config, "pairs")
-    paths = [name.removesuffix(".a") for name in weights if name.endswith(".a")]
-    pico.attach("new", {path: LoraWeights(weights[f"{path}.a"], weights[f"{path}.b"], 2.0) for path in paths})
+    adapter = fresh_adapter(pico, config, "pairs", tokens=torch.zeros(1, 1, dtype=torch.long))
+    pico.attach("new", adapter)
     plan = RowPlan.one("new")
     texts = {"pairs": Texts(documents, documents[:2])}
     objective = text_objective(pico, plan, texts=texts, config=config, label="pairs")
@@ -182,7 +182,7 @@ def gradient_of(pico: Base, documents: tuple[Document, ...], scored: str) -> tup
         total, count = nats[chosen[:, 1:]].sum(), int(chosen[:, 1:].sum())
     total.backward()
     pico.detach("new")
-    return torch.cat([weights[f"{path}.b"].grad.flatten() for path in paths]), count  # pyright: ignore[reportOptionalMemberAccess]
+    return torch.cat([part.tensors["b"].grad.flatten() for part in adapter.values()]), count  # pyright: ignore[reportOptionalMemberAccess]
 
 
 @pytest.mark.parametrize("documents", [PAIRS, CHATS], ids=["pairs", "chats"])

@@ -38,7 +38,7 @@ def test_an_expert_that_does_not_fit_is_refused(base, path):
     other = Expert(ExpertCard(name="bad", kind="lora", base=BASE), adapter_payload(base, adapter))
     cases = [
         (other, IncompatibleExpert, f"{BASE.short}.*{base.fingerprint.short}"),
-        (expert(**{site: LoraWeights(sound.a[:, :5], sound.b, 1.0)}), IncompatibleExpert, "maps 5 to"),
+        (expert(**{site: LoraWeights(sound.a[:, :5], sound.b, 1.0)}), IncompatibleExpert, "maps 5 inputs to"),
         (expert(elsewhere=sound), IncompatibleExpert, "no linear layers"),
         (expert(**{site: LoraWeights(sound.a * float("nan"), sound.b, 1.0)}), CorruptExpert, "NaN"),
         (expert(**{site: LoraWeights(sound.a, sound.b / 0, 1.0)}), CorruptExpert, "infinity"),
@@ -63,8 +63,8 @@ def test_the_layers_of_the_base_are_noted_and_compared_without_it(base, path):
         blind.add(unnamed)
     Library(path, base=base).add(unnamed, "first", trust_base=True)
     for library in (blind, Library(path), Library(path, read_only=True)):
-        assert library.sites == base.linear_sites()
-    with pytest.raises(IncompatibleExpert, match="maps 5 to"):
+        assert library.sites == base.sites
+    with pytest.raises(IncompatibleExpert, match="maps 5 inputs to"):
         blind.add(Expert(ExpertCard(name="odd", kind="lora"), misfit))
     save_expert(Expert(ExpertCard(name="odd", kind="lora", base=base.fingerprint), misfit), path / "experts" / "odd")
     assert set(blind.verify()) == {"odd"}
@@ -72,7 +72,7 @@ def test_the_layers_of_the_base_are_noted_and_compared_without_it(base, path):
         file.write_bytes(b"damaged")
     assert Library(path).sites is None
     Library(path, base=base).add(unnamed, "second", trust_base=True)
-    assert Library(path).sites == base.linear_sites(), "noted anew"
+    assert Library(path).sites == base.sites, "noted anew"
 
 
 def test_what_comes_in_is_told_without_adding_it(base, path):

@@ -17,14 +17,31 @@ from collegium.core.errors import (
     ResourceError,
 )
 from collegium.experts import AdapterPayload, Expert, save_expert
+from collegium.experts.fresh import with_tensors
 from collegium.library import Library
+from collegium.models import KINDS
 from collegium.testing.library import check_library, snapshot
+from collegium.testing.pico import random_base, random_expert
 
 EXPERTS = (make_expert("beta", 1), make_expert("alpha", 2), make_expert("gamma", 3))
 
 
 def test_the_library_keeps_its_contract(path):
     check_library(lambda: Library(path, base=BASE), EXPERTS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_library_keeps_its_contract_for_experts_of_every_kind(kind, path):
+    base = random_base("llama")
+    experts = tuple(random_expert(base, seed, kind=kind, name=name) for seed, name in enumerate(("b", "a", "c")))
+    check_library(lambda: Library(path, base=base), experts)
+
+
+def test_the_library_keeps_its_contract_for_experts_of_several_kinds(path):
+    base = random_base("gpt2")
+    kinds = {"b": "ia3", "a": "ffn", "c": "prefix"}
+    experts = tuple(random_expert(base, kind=kind, name=name) for name, kind in kinds.items())
+    check_library(lambda: Library(path, base=base), experts)
 
 
 def test_the_library_keeps_its_contract_without_an_index_it_can_write(path, monkeypatch):
@@ -110,7 +127,7 @@ def believe_the_base(library, expert, name=None):
 
 def look_at_nothing(library, expert, name=None):
     """Write what came, whatever its numbers are."""
-    adapter = {path: dataclasses.replace(each, a=each.a.nan_to_num()) for path, each in expert.payload.adapter.items()}
+    adapter = with_tensors(expert.payload.adapter, torch.nan_to_num)
     return library.add(Expert(expert.card, AdapterPayload(adapter)), name)
 
 

@@ -9,6 +9,7 @@ from listening import Log
 from collegium.core.errors import ConfigError, LibraryError, TrainingError
 from collegium.experts import FitConfig
 from collegium.library import Library
+from collegium.models import KINDS
 from collegium.recipes import branch, evaluate, train
 from collegium.recipes.building.parts import Parts
 from collegium.recipes.common import Common
@@ -84,7 +85,7 @@ def test_whole_models_are_resumed_kept_warned_of_and_leave_no_checkpoints(texts,
 
 @pytest.mark.parametrize("odd", [{"rank": 4}, {"alpha": 8.0}, {"targets": ("q_proj",)}, {"layers": "top:2"}])
 def test_settings_of_low_rank_experts_are_refused_for_whole_models(odd):
-    with pytest.raises(ConfigError, match=f"--whole.*{next(iter(odd))} is for low-rank"):
+    with pytest.raises(ConfigError, match=f"--whole.*{next(iter(odd))} is for "):
         train.run(config(whole=True, fit=dataclasses.replace(FIT, **odd)), watch=Silent())
 
 
@@ -120,3 +121,28 @@ def test_whole_models_branch_from_their_parents_and_speak_together(texts, pico_f
         assert all(found["composed"][name] < found["base"][name] for name in ("law", "sea"))
     with pytest.raises(ConfigError, match="--whole"):
         train.run(dataclasses.replace(grown, whole=False), watch=Silent())
+
+
+@pytest.mark.recipe
+@pytest.mark.parametrize("kind", KINDS)
+def test_experts_of_every_kind_are_trained_kept_and_evaluated(kind, texts, pico_folder, tmp_path):
+    fit = dataclasses.replace(FIT, kind=kind, steps=6)
+    made = train.run(
+        config(data=texts, library=tmp_path / "library", base=str(pico_folder), fit=fit, out=tmp_path / "out"),
+        watch=Silent(),
+    )
+    library = Library(tmp_path / "library")
+    assert {library.card(name).kind for name in library} == {kind}
+    assert {library.card(name).recipe["method"] for name in library} == {f"fit {kind}"}
+    numbers = {row["trained_parameters"] for row in made.result["experts"].values()}
+    assert len(numbers) == 1
+    assert library.verify() == {}
+    plan = train.run(
+        config(data=texts, library=tmp_path / "other", base=str(pico_folder), fit=fit, dry_run=True), watch=Silent()
+    ).result["plan"]
+    assert plan["kind"] == kind
+    judged = evaluate.run(
+        evaluate.EvalConfig(data=texts, model=str(tmp_path / "library"), common=COMMON, out=tmp_path / "eval"),
+        watch=Silent(),
+    )
+    assert set(judged.result["matrix"]) == set(library)

@@ -1,5 +1,6 @@
 """Side-by-side measurements: speed and memory against peers, with machine, versions and date."""
 
+from collegium.bench.curves import exponent, growth
 from collegium.bench.kinds import Bench, Finding, Target
 from collegium.bench.run import BENCHES, RESULTS, BenchResult, choose_benches, run_bench
 from collegium.bench.timing import Timing, alternate
@@ -14,5 +15,7 @@ __all__ = [
     "Timing",
     "alternate",
     "choose_benches",
+    "exponent",
+    "growth",
     "run_bench",
 ]

@@ -2,11 +2,13 @@
 
 import functools
 import importlib
+from collections.abc import Callable
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
+from collegium.bench.curves import growth
 from collegium.bench.kinds import Bench, Finding, Progress, Target
 from collegium.bench.timing import alternate
 from collegium.core.randomness import generator
@@ -58,8 +60,8 @@ def _theirs(module: ModuleType, data: Tensor, clusters: int) -> Tensor:
 
 
 def _run(quick: bool, progress: Progress) -> Finding:
-    sizes, clusters, repeats = ((500, 1000), 4, 2) if quick else ((2_500, 5_000, 10_000, 20_000), 16, 3)
-    peer, rows, ratios = _peer(), [], {}
+    sizes, clusters, repeats = ((100, 200, 400, 800), 4, 2) if quick else ((2_500, 5_000, 10_000, 20_000), 16, 3)
+    peer, rows, ratios, curves = _peer(), [], {}, {}
     for count in sizes:
         progress(f"V9: {count} points")
         data = points(count, clusters)
@@ -72,6 +74,7 @@ def _run(quick: bool, progress: Progress) -> Finding:
         labels = {name: run() for name, run in contestants.items()}
         timings = alternate(contestants, repeats=repeats)
         for name, timing in timings.items():
+            curves.setdefault(name, {})[count] = timing
             spread = labels[name].bincount(minlength=clusters)
             rows.append(
                 {
@@ -98,10 +101,14 @@ def _run(quick: bool, progress: Progress) -> Finding:
         Target("inertia_ratio", "at most", 1.01),
         Target("largest_minus_smallest", "at most", 1.0),
     )
-    notes = (
-        () if peer else ("k-means-constrained is not installed: `pip install 'collegium[bench]'` compares with it.",)
-    )
-    return Finding(rows, ratios, targets, notes=notes)
+    grown = [point for name, timings in curves.items() for point in growth(name, "points", timings)]
+    roles = {"ours": "collegium balanced", "peer": "k-means-constrained", "base": "collegium k-means"}
+    return Finding(rows, ratios, targets, notes=() if peer else (_NO_PEER,), growth=grown, roles=roles)
+
+
+def _profiled(quick: bool) -> dict[str, Callable[[], object]]:
+    count, clusters = (800, 4) if quick else (20_000, 16)
+    return {f"{count:,} points": functools.partial(_ours, points(count, clusters), clusters)}
 
 
 V9 = Bench(
@@ -110,4 +117,5 @@ V9 = Bench(
     "at least 4x faster, exact balance, inertia within 1 %",
     _run,
     peers=("k-means-constrained",),
+    profiled=_profiled,
 )

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from collegium.bench.curves import growth
 from collegium.bench.kinds import Bench, Finding, Progress, Target
 from collegium.bench.models import attach_experts, bench_base
 from collegium.bench.timing import Timing, alternate
@@ -51,7 +52,7 @@ def _run(quick: bool, progress: Progress) -> Finding:
     tokens, repeats = _drawn(base, 32 if quick else 128), 2 if quick else 5
     steps = 4 if quick else 30
     difference = float((_together(base, tokens, every) - _apart(base, tokens, every)).abs().max())
-    rows, ratios = [], {}
+    rows, ratios, curves = [], {}, {}
     for experts in EXPERTS:
         progress(f"V4: {experts} experts")
         names = every[:experts]
@@ -70,13 +71,27 @@ def _run(quick: bool, progress: Progress) -> Finding:
         for task, timing in (("score", scoring), ("decode", decoding)):
             ratios[f"{task}_{experts}_over_base"] = timing["one forward"].least / timing["base"].least
             ratios[f"{task}_{experts}_separate_over_base"] = timing["separate forwards"].least / timing["base"].least
+            for name in ("one forward", "separate forwards"):
+                curves.setdefault(f"{task}, {name}", {})[experts] = timing[name]
     ratios["largest_difference"] = difference
     targets = (
         Target("score_8_over_base", "at most", 3.7),
         Target("decode_8_over_base", "at most", 1.8),
         Target("largest_difference", "at most", 1e-4),
     )
-    return Finding(rows, ratios, targets, difference, (base.source,))
+    points = [point for curve, timings in curves.items() for point in growth(curve, "experts", timings)]
+    roles = {"ours": "one forward", "peer": "separate forwards", "base": "base"}
+    return Finding(rows, ratios, targets, difference, (base.source,), points, roles)
+
+
+def _profiled(quick: bool) -> dict[str, Callable[[], object]]:
+    base = bench_base(quick)
+    names = attach_experts(base, max(EXPERTS), quick=quick)
+    tokens = _drawn(base, 32 if quick else 128)
+    return {
+        "scoring with 8 experts": functools.partial(_together, base, tokens, names),
+        "a decoded token with 8 experts": decoder(base, [RowPlan.each(names)], tokens),
+    }
 
 
 V4 = Bench(
@@ -84,4 +99,5 @@ V4 = Bench(
     "ensemble of 8 low-rank experts on the top 10 layers, 2 x 128 tokens, against 8 separate forwards",
     "scoring at most 3.7x base, decode at most 1.8x, difference to separate forwards at most 1e-4",
     _run,
+    profiled=_profiled,
 )

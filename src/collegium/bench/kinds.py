@@ -15,6 +15,11 @@ class Target:
     direction: Literal["at most", "at least"]
     limit: float
 
+    @property
+    def words(self) -> str:
+        """Direction and limit: `at most 3.7`."""
+        return f"{self.direction} {self.limit:g}"
+
     def reached(self, value: float) -> bool:
         """Return whether a value is on the right side.
 
@@ -28,9 +33,11 @@ class Target:
 class Finding:
     """What a bench measured.
 
-    rows:               one per contestant and size.
+    rows:               one per contestant and size: least and median time, peak memory.
     ratios:             the figures that targets speak of.
     largest_difference: of the contestants' outputs, compared before anything is timed; None where there is no peer.
+    growth:             the points of each curve of cost over size, with the exponent fitted (see `growth`).
+    roles:              which contestants of the rows are `ours`, the `peer` and the `base`.
     """
 
     rows: Sequence[Mapping[str, Any]]
@@ -38,22 +45,34 @@ class Finding:
     targets: Sequence[Target] = ()
     largest_difference: float | None = None
     notes: Sequence[str] = field(default_factory=tuple)
+    growth: Sequence[Mapping[str, Any]] = ()
+    roles: Mapping[str, str] = field(default_factory=dict)
 
-    def reached(self) -> dict[str, bool]:
-        """Return for each target whether it was reached; one whose figure was not measured is left out."""
-        return {
-            f"{each.figure} {each.direction} {each.limit:g}": each.reached(self.ratios[each.figure])
-            for each in self.targets
-            if each.figure in self.ratios
-        }
+    def judged(self, *, measured: bool = True) -> list[dict[str, Any]]:
+        """Return each target with the figure got; what was not measured (no peer, a quick run) is not reached.
+
+        >>> Finding([], {"slowdown": 2.0}, (Target("slowdown", "at most", 1.5),)).judged()
+        [{'name': 'slowdown', 'target': 'at most 1.5', 'got': 2.0, 'reached': False}]
+        """
+        figures = self.ratios if measured else {}
+        judged = []
+        for each in self.targets:
+            got = figures.get(each.figure)
+            reached = got is not None and each.reached(got)
+            judged.append({"name": each.figure, "target": each.words, "got": got, "reached": reached})
+        return judged
 
 
 @dataclass(frozen=True)
 class Bench:
-    """One row of performance.md: name, what is measured, what must be reached, the peers compared with."""
+    """One row of performance.md: name, what is measured, what must be reached, the peers compared with.
+
+    profiled: gives what to look into, by name: runs of ours at the size that the targets speak of.
+    """
 
     name: str
     what: str
     must: str
     run: Callable[[bool, Progress], Finding]
     peers: tuple[str, ...] = ()
+    profiled: Callable[[bool], Mapping[str, Callable[[], object]]] | None = None

@@ -6,6 +6,7 @@ from collegium.claims.arithmetic import ARITHMETIC
 from collegium.claims.averaging import PICO_AVERAGES
 from collegium.claims.clusters import TOY_CLUSTERS
 from collegium.claims.experiment import Experiment
+from collegium.claims.gate_laws import GATE_LAWS
 from collegium.claims.laws import LAWS
 from collegium.claims.small import small_experiment
 from collegium.claims.small_setup import SmallSettings
@@ -28,5 +29,5 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "small": small_experiment(
         SMALL, DOMAINS, base=_small_base, texts=lambda: demo_texts(cache_folder() / "claims-texts")
     ),
-    **{f"law_{name}": law for name, law in {**LAWS, **ARITHMETIC}.items()},
+    **{f"law_{name}": law for name, law in {**LAWS, **GATE_LAWS, **ARITHMETIC}.items()},
 }

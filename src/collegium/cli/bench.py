@@ -1,11 +1,11 @@
 """`bench run / list`: side-by-side measurements."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tyro.conf import Positional
 
-from collegium.bench import RESULTS, choose_benches, run_bench
+from collegium.bench import RESULTS, BenchResult, choose_benches, run_bench
 from collegium.cli.command import Command, Group
 from collegium.cli.console import Screen
 from collegium.cli.output import Outcome
@@ -28,6 +28,8 @@ class BenchRunConfig:
     """Benches such as V4 V9; default = all."""
     quick: bool = False
     """A pico model and small sizes, to see that it runs; its figures say nothing."""
+    profile: bool = False
+    """Also look into where our own time goes, by operator and by module."""
     out: Path = RESULTS
     """Where results go, NAME.json each."""
     dry_run: bool = False
@@ -56,17 +58,33 @@ def run_run_bench(config: BenchRunConfig, screen: Screen) -> Outcome:
     config.common.apply_threads()
     if config.dry_run:
         return _listed(config.names, screen)
-    command = " ".join(["collegium bench run", *config.names, *(["--quick"] if config.quick else [])])
-    found = run_bench(config.names, quick=config.quick, folder=config.out, command=command, progress=screen.say)
+    flags = [flag for flag, given in (("--quick", config.quick), ("--profile", config.profile)) if given]
+    found = run_bench(
+        config.names,
+        quick=config.quick,
+        profile=config.profile,
+        folder=config.out,
+        command=" ".join(["collegium bench run", *config.names, *flags]),
+        progress=screen.say,
+    )
     for result in found:
-        for row in result.rows:
-            screen.say("  " + ", ".join(f"{key} {_short(value)}" for key, value in row.items()))
-        for target, reached in result.reached.items():
-            screen.say(f"{result.name}: {'reached' if reached else 'missed'}: {target}")
-        for note in result.notes:
-            screen.say(f"{result.name}: {note}")
-    rows = [asdict(result) for result in found]
-    return Outcome({"benches": rows}, rows)
+        _show(result, screen)
+    plain = {result.name: result.plain for result in found}
+    return Outcome(plain, list(plain.values()))
+
+
+def _show(result: BenchResult, screen: Screen) -> None:
+    for row in result.rows:
+        screen.say("  " + ", ".join(f"{key} {_short(value)}" for key, value in row.items()))
+    for curve, exponent in {each["curve"]: each["exponent"] for each in result.growth}.items():
+        screen.say(f"{result.name}: {curve} grows as size ** {exponent:.2f}")
+    for each in result.profile:
+        screen.say(f"{result.name}: {each['of']}: {each['share']:.0%} {each['name']} ({each['by']})")
+    for target in [] if result.quick else result.targets:
+        verdict = "reached" if target["reached"] else "missed" if target["got"] is not None else "not measured"
+        screen.say(f"{result.name}: {verdict}: {target['name']} {target['target']} (got {_short(target['got'])})")
+    for note in result.notes:
+        screen.say(f"{result.name}: {note}")
 
 
 def _short(value: object) -> str:

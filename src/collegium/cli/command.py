@@ -16,12 +16,15 @@ class Command:
     run:         does the work, shows it on the screen and returns it.
     memory_flag: what to lower when memory is exhausted, a flag where one helps.
     resumes:     whether the same command goes on where it was interrupted.
+    relays:      whether the words from the first that is none of its own options on are another program's, and reach
+                 the config's positional `arguments` as they are.
     """
 
     config: type
     run: Callable[[Any, Screen], Outcome]
     memory_flag: str = "--threads"
     resumes: bool = False
+    relays: bool = False
 
     @property
     def summary(self) -> str:

@@ -1,4 +1,4 @@
-"""`library list / show / add / remove / merge / verify`: keep a library."""
+"""`library list / show / add / remove / merge / verify / export`: keep a library."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -9,10 +9,13 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from collegium.cli.command import Command, Group
 from collegium.cli.console import Screen
+from collegium.cli.derive import DERIVE
+from collegium.cli.export import EXPORT
+from collegium.cli.merge_models import MERGE_MODELS
 from collegium.cli.merging import MERGE
 from collegium.cli.output import Outcome
 from collegium.core.errors import ConfigError
-from collegium.experts import Expert, is_peft_folder
+from collegium.experts import Expert, convert_peft, foreign_kind, is_peft_folder
 from collegium.library import Library, Lineage, check_place, received
 from collegium.models import Base
 from collegium.recipes.common import Common
@@ -55,6 +58,8 @@ class AddConfig:
     """The expert's name in the library; default = the one on its card, or the folder's."""
     trust_base: bool = False
     """Do not warn that an adapter from elsewhere does not say which base it was made for."""
+    convert_rank: int = 0
+    """Turn an adapter of another PEFT kind (LOHA, LOKR, VERA, ...) into LoRA of this rank, approximately."""
     base: str = ""
     """The base model; default = the library's own."""
     dry_run: bool = False
@@ -198,6 +203,8 @@ def run_add(config: AddConfig, screen: Screen) -> Outcome:
     if library is None:
         library = Library(config.library, base=base, base_reference=kept_reference(config.base))
     card = library.add(expert, trust_base=True)  # A warning was given when it came in.
+    if config.convert_rank:
+        screen.say(card.warnings[0])
     screen.say(f"added {card.name} ({card.kind}, {card.trained_parameters:,} parameters) to {config.library}")
     return Outcome({"added": card.name, "card": dataclasses.asdict(card), "library": str(config.library)})
 
@@ -223,11 +230,27 @@ def _base_and_library(config: AddConfig) -> tuple[Base | None, Library | None]:
 def _incoming(config: AddConfig, base: Base | None, library: Library | None) -> Expert:
     """Return the expert, checked as `Library.add` would; nothing is made or changed."""
     name = config.name or None
+    arriving = _converted(config, base)
     if library is not None:
-        return library.incoming(config.folder, name, trust_base=config.trust_base)
+        return library.incoming(arriving, name, trust_base=config.trust_base)
     assert base is not None, "a new library has its base"
-    fingerprint, sites = base.fingerprint, base.linear_sites()
-    return received(config.folder, name, base=base, fingerprint=fingerprint, sites=sites, trust_base=config.trust_base)
+    fingerprint, sites = base.fingerprint, base.sites
+    return received(arriving, name, base=base, fingerprint=fingerprint, sites=sites, trust_base=config.trust_base)
+
+
+def _converted(config: AddConfig, base: Base | None) -> Expert | Path:
+    """Return the folder to add, or the expert that it is converted to; raises ConfigError when --convert-rank lacks."""
+    foreign = foreign_kind(config.folder) if is_peft_folder(config.folder) else None
+    if config.convert_rank:
+        if base is None or not is_peft_folder(config.folder):
+            raise ConfigError(f"--convert-rank is for adapters that PEFT saved; {config.folder} is none.")
+        return convert_peft(config.folder, base, rank=config.convert_rank, name=config.name or None)
+    if foreign is not None:
+        raise ConfigError(
+            f"{config.folder} is an adapter of type {foreign!r}; --convert-rank R turns it into LoRA of rank R, "
+            "approximately, where PEFT can. Its card then says how far off it is."
+        )
+    return config.folder
 
 
 def run_remove(config: RemoveConfig, screen: Screen) -> Outcome:
@@ -274,5 +297,8 @@ LIBRARY = Group(
         "remove": Command(RemoveConfig, run_remove),
         "merge": MERGE,
         "verify": Command(VerifyConfig, run_verify),
+        "derive": DERIVE,
+        "export": EXPORT,
+        "merge-models": MERGE_MODELS,
     },
 )

@@ -19,10 +19,12 @@ from collegium.cli.discover import DISCOVER
 from collegium.cli.doctor import DOCTOR
 from collegium.cli.generate import GENERATE
 from collegium.cli.library import LIBRARY
+from collegium.cli.lm_eval import LM_EVAL
 from collegium.cli.making import BUILD, DEMO, TRAIN
 from collegium.cli.output import emit
 from collegium.cli.parsing import PROGRAM, Request, parse
 from collegium.cli.quality import COMPARE, EVAL
+from collegium.cli.router import ROUTER
 from collegium.core.errors import CollegiumError
 from collegium.models import memory_errors
 
@@ -35,7 +37,9 @@ COMMANDS: Table = {
     "library": LIBRARY,
     "eval": EVAL,
     "compare": COMPARE,
+    "router": ROUTER,
     "generate": GENERATE,
+    "lm-eval": LM_EVAL,
     "claims": CLAIMS,
     "bench": BENCH,
     "doctor": DOCTOR,

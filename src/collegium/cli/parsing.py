@@ -10,11 +10,13 @@ from typing import Annotated, Any, Union
 import tyro
 
 from collegium.cli.command import Command, Group, Table
-from collegium.cli.fields import FLAT, MARKERS, as_declared, as_parsed, filled, parsed_kind, registry
+from collegium.cli.fields import FLAT, MARKERS, as_declared, as_parsed, filled, leaves, parsed_kind, registry
 from collegium.cli.output import Output
 from collegium.core.config import read_toml
 
 PROGRAM = "collegium"
+RELAYED = "arguments"
+"""The field of a relaying command that holds the other program's words."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ def parse(table: Table, words: Sequence[str]) -> Request:
     Raises SystemExit 2 for wrong flags and 0 for help, as tyro does; ConfigError for a configuration file's mistakes.
     """
     path = command_path(table, words)
+    if path is not None and _command(table, path).relays:
+        words = [*path, *relayed(words[len(path) :], _command(table, path).config)]
     file = _config_file(words)
     defaults = None
     if file is not None and path is not None:
@@ -54,6 +58,32 @@ def command_path(table: Table, words: Sequence[str]) -> tuple[str, ...] | None:
     if isinstance(entry, Group) and len(words) > 1 and words[1] in entry.verbs:
         return (first, words[1])
     return None
+
+
+def relayed(words: Sequence[str], config: type) -> list[str]:
+    """Return the words of a command that relays: its own options, then `--`, then another program's words as they are.
+
+    Its own are all up to the first word that is none of them; switches, which take no value, may stand anywhere.
+
+    >>> from collegium.recipes.harness import LmEvalConfig
+    >>> relayed(["--each", "--model", "hf", "--json"], LmEvalConfig)
+    ['--each', '--json', '--', '--model', 'hf']
+    """
+    options = [leaf for kind in (config, Output) for leaf in leaves(kind) if leaf.flag != RELAYED]
+    flags = {f"--{leaf.flag}": leaf.kind for leaf in options}
+    switches = {flag for flag, kind in flags.items() if kind is bool}
+    own: list[str] = []
+    rest = list(words)
+    while rest:
+        name, mark, _ = rest[0].partition("=")
+        if rest[0] == "--":
+            return [*own, *rest]
+        if rest[0] not in {"--help", "-h", *switches} and name not in flags:
+            break
+        taken = 1 if mark or name not in flags or name in switches else 2
+        own, rest = [*own, *rest[:taken]], rest[taken:]
+    found = [word for word in rest if word in switches]
+    return [*own, *found, *(["--"] if rest else []), *(word for word in rest if word not in switches)]
 
 
 def _command(table: Table, path: tuple[str, ...]) -> Command:

@@ -3,10 +3,13 @@
 from collegium.compose.choice import Choice
 from collegium.compose.door import Cast, ComposedModel, assemble, attach_expert, check_base, ensemble, merge, mix
 from collegium.compose.ensemble import Ensemble, EnsembleDecoding, combine, live_rows
+from collegium.compose.fitted_gates import fit_phatgoose, fit_xlora
+from collegium.compose.fitting import GateFit, Memory, Remembered, fit_through, memory_of
+from collegium.compose.gated import GatedDecoding, GatedMix
 from collegium.compose.joined import JoinedVoices, SeparateVoices
 from collegium.compose.merge import TEXTLESS, constant_routing, textless_weights
 from collegium.compose.mix import Mix, MixDecoding
-from collegium.compose.routed import route
+from collegium.compose.routed import only_router, route
 from collegium.compose.voices import SlotVoices, Voices
 from collegium.compose.weight_search import (
     FoundWeights,
@@ -25,9 +28,14 @@ __all__ = [
     "Ensemble",
     "EnsembleDecoding",
     "FoundWeights",
+    "GateFit",
+    "GatedDecoding",
+    "GatedMix",
     "JoinedVoices",
+    "Memory",
     "Mix",
     "MixDecoding",
+    "Remembered",
     "SeparateVoices",
     "SlotVoices",
     "Voices",
@@ -39,10 +47,15 @@ __all__ = [
     "combine",
     "constant_routing",
     "ensemble",
+    "fit_phatgoose",
+    "fit_through",
+    "fit_xlora",
     "greedy_soup",
     "live_rows",
+    "memory_of",
     "merge",
     "mix",
+    "only_router",
     "route",
     "search_weights",
     "text_similarity",

@@ -4,19 +4,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from collegium.compose.ensemble import Ensemble
+from collegium.compose.gated import GatedMix
 from collegium.compose.joined import JoinedVoices, SeparateVoices
 from collegium.compose.merge import check_weights, fold, textless_weights
 from collegium.compose.mix import Mix
+from collegium.compose.routed import only_router, with_top_k
 from collegium.compose.voices import SlotVoices, Voices
+from collegium.core.cards import ExpertCard
 from collegium.core.errors import IncompatibleExpert, LibraryError, RoutingError
-from collegium.core.protocols import RouterRecipe
+from collegium.core.protocols import Shelf
 from collegium.core.routing import BASE
-from collegium.experts import AdapterPayload, Expert, WholePayload, average_whole, open_whole
+from collegium.experts import AdapterPayload, Expert, average_whole, open_whole
 from collegium.library import Library
-from collegium.models import Base
-from collegium.routers import default
+from collegium.models import Adapter, Base
+from collegium.routers import Recipe, default
+from collegium.routers.gates import GateRecipe
 
-ComposedModel = Ensemble | Mix | Base
+ComposedModel = Ensemble | Mix | GatedMix | Base
 """What a composition makes: a language model of one of these final classes."""
 
 
@@ -41,6 +45,27 @@ class Cast:
         slots = SlotVoices(self.base, self.keys)
         return JoinedVoices([slots, SeparateVoices(self.whole)]) if self.whole else slots
 
+    def ensembled(self, recipe: Recipe, *, shelf: Shelf | None, top_k: int | None = None) -> Ensemble:
+        """Return the experts' next-token probabilities mixed by a router; raises RoutingError for gates."""
+        router = only_router(recipe, what="an ensemble")
+        bound = router.bind(self.names, shelf=shelf, tokenizer=self.base.tokenizer)
+        return Ensemble(self.voices(), bound, top_k=top_k)
+
+    def mixed(self, recipe: Recipe, *, shelf: Shelf | None, top_k: int | None = None) -> Mix | GatedMix:
+        """Return the experts blended inside the base, by a router or by gates; raises RoutingError for whole models."""
+        if self.whole:
+            raise RoutingError(
+                f"mix blends inside one base, but {sorted(self.whole)} are whole models; use ensemble, or merge."
+            )
+        if isinstance(recipe, GateRecipe):
+            adapters = {name: self.base.adapter(key) for name, key in self.keys.items()}
+            gates = with_top_k(recipe, top_k)
+            return GatedMix(
+                self.base, self.keys, gates.bind_gates(self.names, base=self.base, adapters=adapters, shelf=shelf)
+            )
+        bound = recipe.bind(self.names, shelf=shelf, tokenizer=self.base.tokenizer)
+        return Mix(self.base, self.keys, bound, top_k=top_k)
+
     def merged(self, weights: Mapping[str, float]) -> Base:
         """Return one model with the weighted experts folded in, or whole models averaged, the base by its own weight.
 
@@ -63,29 +88,28 @@ def assemble(base: Base, library: Library) -> Cast:
     keys: dict[str, str] = {}
     whole: dict[str, Base] = {}
     for name in library.names(task="language"):
-        expert = library[name]
-        check_base(expert, base)
-        match expert.payload:
-            case AdapterPayload():
-                keys[name] = attach_expert(base, expert)
-            case WholePayload():
-                whole[name] = open_whole(expert, base)
+        card = library.card(name)
+        check_base(card, base)
+        if card.kind == "whole":
+            whole[name] = open_whole(library[name], base)
+        else:
+            keys[name] = _offer(base, library, name)
     if not keys and not whole:
         raise LibraryError("the library holds no language expert; add one with `collegium train` or `library add`.")
     return Cast(base, keys, whole)
 
 
-def check_base(expert: Expert, base: Base) -> None:
+def check_base(card: ExpertCard, base: Base) -> None:
     """Raise IncompatibleExpert when an expert names another base; an unverified one was checked by its shapes."""
-    made_for = expert.card.base
+    made_for = card.base
     if made_for is None:
         return
-    if isinstance(expert.payload, WholePayload):
+    if card.kind == "whole":
         if made_for.tokenizer != base.fingerprint.tokenizer:
-            raise IncompatibleExpert(f"expert {expert.card.name!r} has another tokenizer than base {base.name}.")
+            raise IncompatibleExpert(f"expert {card.name!r} has another tokenizer than base {base.name}.")
     elif made_for != base.fingerprint:
         raise IncompatibleExpert(
-            f"expert {expert.card.name!r} was made for base {made_for.short}, this is {base.fingerprint.short} "
+            f"expert {card.name!r} was made for base {made_for.short}, this is {base.fingerprint.short} "
             f"({base.name}). Train it again on this base, or load the base it was made for."
         )
 
@@ -100,33 +124,36 @@ def attach_expert(base: Base, expert: Expert) -> str:
     return key
 
 
-def _adapters_only(cast: Cast, what: str) -> None:
-    if cast.whole:
-        raise RoutingError(
-            f"{what} blends inside one base, but {sorted(cast.whole)} are whole models; use ensemble, or merge."
-        )
+def _offer(base: Base, library: Library, name: str) -> str:
+    """Offer an adapter expert to the base, which reads it on first use, and return the key it is offered under."""
+    key = f"{name}@{(library.expert_digest(name) or '')[:16]}"
+
+    def read() -> Adapter:
+        payload = library[name].payload
+        assert isinstance(payload, AdapterPayload)
+        return payload.adapter
+
+    if key not in base.attached:
+        base.offer(key, read)
+    return key
 
 
-def ensemble(base: Base, library: Library, *, router: RouterRecipe | None = None, top_k: int | None = None) -> Ensemble:
+def ensemble(base: Base, library: Library, *, router: Recipe | None = None, top_k: int | None = None) -> Ensemble:
     """Return the language model that mixes the experts' next-token probabilities.
 
     router: default = classifier on the prompt as prior, then posterior. top_k: how many experts keep weight.
+    Raises RoutingError for gates and for a router of open weights: those are for mix.
     """
-    cast = assemble(base, library)
-    recipe = router or default()
-    bound = recipe.bind(cast.names, shelf=library, tokenizer=base.tokenizer)
-    return Ensemble(cast.voices(), bound, top_k=top_k)
+    return assemble(base, library).ensembled(router or default(), shelf=library, top_k=top_k)
 
 
-def mix(base: Base, library: Library, *, router: RouterRecipe | None = None, top_k: int | None = None) -> Mix:
+def mix(base: Base, library: Library, *, router: Recipe | None = None, top_k: int | None = None) -> Mix | GatedMix:
     """Return the language model that blends the experts' activations inside the base: one row a text.
 
+    router: a router, or gates (`arrow()`, `phatgoose()`, `xlora()`) that decide layer by layer.
     Raises RoutingError when the library holds whole models.
     """
-    cast = assemble(base, library)
-    _adapters_only(cast, "mix")
-    recipe = router or default()
-    return Mix(base, cast.keys, recipe.bind(cast.names, shelf=library, tokenizer=base.tokenizer), top_k=top_k)
+    return assemble(base, library).mixed(router or default(), shelf=library, top_k=top_k)
 
 
 def merge(
@@ -134,7 +161,7 @@ def merge(
     library: Library,
     *,
     weights: Mapping[str, float] | None = None,
-    router: RouterRecipe | None = None,
+    router: Recipe | None = None,
 ) -> Base:
     """Return one model with the weighted experts folded in: it costs what the base costs.
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from collegium.compose.choice import Choice
 from collegium.compose.routed import (
     check_parts,
+    check_simplex,
     hide_padding,
     keep_scored,
     last_weights,
@@ -20,7 +21,6 @@ from collegium.compose.routed import (
     row_lengths,
 )
 from collegium.compose.voices import Voices, VoicesDecoding
-from collegium.core.errors import RoutingError
 from collegium.core.protocols import PrefixRouter, RouterState, Tokenizer, context_limit
 from collegium.core.routing import Routing
 from collegium.core.state import select_rows
@@ -34,8 +34,7 @@ def combine(
 
     Token i is predicted with the weights after token i - 1. `table` is in the order of `routing.experts`.
     """
-    if routing.kind != "simplex":
-        raise RoutingError("an ensemble mixes probabilities: its weights must be a simplex; use mix for open weights.")
+    check_simplex(routing)
     log_weights = routing.top_k(top_k).log_weights().to(table.device)
     before = log_weights if log_weights.shape[1] == 1 else log_weights[:, :-1]
     mixed = mix_log_probs(before, table[:, 1:].float())
@@ -110,6 +109,7 @@ class Ensemble:
         routing = route(
             self.router, tokens, lengths=lengths, context=context, tokenizer=self.tokenizer, log_likelihoods=table
         )
+        check_simplex(routing)
         return routing.top_k(self.top_k)
 
     @torch.no_grad()
@@ -173,6 +173,7 @@ class Ensemble:
             coarse = routing.weights.shape[1] == 1
             choice = live_rows(routing.top_k(self.top_k), len(prompts)).choice if coarse else Choice(self.experts)
             decoding = self.voices.open(prompts, choice)
+        check_simplex(routing)
         weights = last_weights(routing, lengths)
         return EnsembleDecoding(self, decoding, choice, state, Routing(self.experts, weights))
 
@@ -183,8 +184,7 @@ def live_rows(routing: Routing, batch: int) -> _Rows:
     Weights that hold for a whole text choose their voices per text; weights that change along it choose them once
     for the batch.
     """
-    if routing.kind != "simplex":
-        raise RoutingError("an ensemble mixes probabilities: its weights must be a simplex; use mix for open weights.")
+    check_simplex(routing)
     dense = routing.dense().expand(batch, -1, -1)
     live = (dense > 0).any(1)
     everywhere = live.any(0)

@@ -4,17 +4,22 @@ from collections.abc import Mapping
 
 import torch
 
+from collegium.compose.routed import only_router
 from collegium.core.errors import RoutingError
-from collegium.core.protocols import Context, RouterRecipe, Shelf, Tokenizer
+from collegium.core.protocols import Context, Shelf, Tokenizer
 from collegium.core.routing import BASE, Routing
 from collegium.models import Base
+from collegium.routers import Recipe
 
 TEXTLESS = ("uniform", "fixed", "cached_prior")
 """Routers whose weights do not depend on the text: a merge is made before any text is seen."""
 
+FOLDED = ("lora", "ia3")
+"""Kinds of adapters that are changes of matrices."""
+
 
 def textless_weights(
-    recipe: RouterRecipe, experts: tuple[str, ...], *, shelf: Shelf | None, tokenizer: Tokenizer | None
+    recipe: Recipe, experts: tuple[str, ...], *, shelf: Shelf | None, tokenizer: Tokenizer | None
 ) -> dict[str, float]:
     """Return the weights of a router that needs no text.
 
@@ -25,7 +30,7 @@ def textless_weights(
             f"merge makes one set of weights for all texts, so its router is one of {', '.join(TEXTLESS)}; "
             f"got {recipe.name!r}. Use mix or ensemble to route by text."
         )
-    router = recipe.bind(experts, shelf=shelf, tokenizer=tokenizer)
+    router = only_router(recipe, what="merge").bind(experts, shelf=shelf, tokenizer=tokenizer)
     nothing = torch.full((1, 1), -1)
     state = router.start(Context(nothing, torch.zeros(1, dtype=torch.long), None))
     seen = torch.zeros(1, 1, len(router.experts)) if router.needs_likelihoods else None
@@ -52,5 +57,15 @@ def constant_routing(weights: Mapping[str, float]) -> Routing:
 
 
 def fold(base: Base, keys: Mapping[str, str], weights: Mapping[str, float]) -> Base:
-    """Return a base of its own with the weighted adapters folded into its matrices; the rest is shared."""
+    """Return a base of its own with the weighted adapters folded into its matrices; the rest is shared.
+
+    Raises RoutingError, naming them, for experts whose kind is no change of a matrix.
+    """
+    kinds = {name: next(iter(base.adapter(keys[name]).values())).kind for name in weights}
+    odd = [f"{name} is of kind {kind}" for name, kind in kinds.items() if kind not in FOLDED]
+    if odd:
+        raise RoutingError(
+            f"merge folds changes into matrices, which experts of kinds {' and '.join(FOLDED)} are: {', '.join(odd)}. "
+            "Use mix or ensemble, or leave them out."
+        )
     return base.folded({keys[name]: weight for name, weight in weights.items()})

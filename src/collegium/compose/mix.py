@@ -162,7 +162,7 @@ class MixDecoding:
         weights = routing.top_k(self.model.top_k).dense()[:, -1:].expand(len(tokens), -1, -1)
         self.routing = Routing(self.model.experts, weights, kind=routing.kind)
         # Whoever spoke stays in the plan, silent or not: stacks are made anew only when somebody comes in.
-        self.rows.step(tokens, self.model._plan(self.routing, also=self.rows.plan.groups[0].adapters))
+        self.rows.step(tokens, self.model._plan(self.routing, also=self.rows.plan.names))
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
         """Go on with these texts alone."""

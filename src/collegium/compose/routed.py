@@ -1,5 +1,6 @@
 """Running a router along texts, and what every composition masks alike."""
 
+import dataclasses
 from collections.abc import Collection, Sequence
 
 import torch
@@ -8,8 +9,10 @@ from torch import Tensor
 
 from collegium.compose.content import content_of, template_parts
 from collegium.core.errors import RoutingError
-from collegium.core.protocols import Context, PrefixRouter, Tokenizer
+from collegium.core.protocols import Context, PrefixRouter, RouterRecipe, Tokenizer
 from collegium.core.routing import Routing
+from collegium.routers import Recipe
+from collegium.routers.gates import GateRecipe
 
 PADDING = -1
 """What routers are shown where a text has ended."""
@@ -22,6 +25,34 @@ def check_parts(router: PrefixRouter, names: Collection[str], top_k: int | None)
         raise RoutingError(f"the router knows {unknown}, this model has only {list(names)}.")
     if top_k is not None and top_k < 1:
         raise RoutingError(f"top_k keeps at least one expert, got {top_k}.")
+
+
+def only_router(recipe: Recipe, *, what: str) -> RouterRecipe:
+    """Return the recipe of a router; raises RoutingError for gates, which act inside the base."""
+    if isinstance(recipe, RouterRecipe):
+        return recipe
+    raise RoutingError(
+        f"{what} weighs experts from outside, one weight each at a position; {recipe.name!r} is a gate inside the "
+        "base, layer by layer. Use mix with it: compose=mix, in Python collegium.mix."
+    )
+
+
+def with_top_k(recipe: GateRecipe, top_k: int | None) -> GateRecipe:
+    """Return the gates that keep so many experts; as they are for None. Raises RoutingError where that is no choice."""
+    if top_k is None:
+        return recipe
+    if not dataclasses.is_dataclass(recipe) or "top_k" not in {each.name for each in dataclasses.fields(recipe)}:
+        raise RoutingError(f"{recipe.name} leaves nobody out, so top_k has nothing to choose; leave it out.")
+    return dataclasses.replace(recipe, top_k=top_k)  # pyright: ignore[reportArgumentType]
+
+
+def check_simplex(routing: Routing) -> None:
+    """Raise RoutingError for an open routing: an ensemble mixes probabilities."""
+    if routing.kind != "simplex":
+        raise RoutingError(
+            "an ensemble mixes probabilities: its weights are a simplex, not negative and summing to 1 with base; this "
+            "router's are open. Use mix with it: compose=mix, in Python collegium.mix."
+        )
 
 
 def row_lengths(tokens: Int[Tensor, "batch seq"], lengths: Int[Tensor, " batch"] | None) -> Int[Tensor, " batch"]:

@@ -11,6 +11,9 @@ NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 FITTED_ROUTERS = ("classifier", "cluster", "cached_prior")
 """The names that routers fitted on texts are kept under: one name, one thing."""
 
+FITTED_GATES = ("phatgoose", "xlora")
+"""The names that gates fitted through the base are kept under."""
+
 
 def is_name(name: str) -> bool:
     """Return whether this may name something in a library.
@@ -36,6 +39,6 @@ def check_name(name: str, *, what: str = "expert") -> str:
             f"the name of every {what} has 1 to 64 letters, digits, dots, dashes or underscores and starts with a "
             f"letter or digit, got {name!r}. Names never have path parts."
         )
-    if name in FITTED_ROUTERS and what != "router":
+    if name in (*FITTED_ROUTERS, *FITTED_GATES) and what != "router":
         raise NameTaken(f"{name!r} is the name of a router that is fitted on texts; give the {what} another one.")
     return name

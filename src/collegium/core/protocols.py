@@ -25,12 +25,12 @@ class Tokenizer(Protocol):
 
 @runtime_checkable
 class Decoding(Protocol):
-    """Texts being continued token by token; holds caches, one per row of the model.
+    """Texts being continued token by token; holds caches, one per row of the model."""
 
-    `routing` is the routing with which the next token is predicted (seq axis of size one), None for a plain model.
-    """
-
-    routing: Routing | None
+    @property
+    def routing(self) -> Routing | None:
+        """The routing with which the next token is predicted (seq axis of size one); None for a plain model."""
+        ...
 
     def next_logprobs(self) -> Float[Tensor, "batch vocab"]:
         """Return the log-probabilities of the token that follows each text."""
@@ -202,4 +202,18 @@ class RouterRecipe(Protocol):
         self, experts: tuple[str, ...], *, shelf: Shelf | None = None, tokenizer: Tokenizer | None = None
     ) -> PrefixRouter:
         """Return the router over these experts; raises RoutingError when it was never fitted or is stale."""
+        ...
+
+
+@runtime_checkable
+class Gate(Protocol):
+    """A small module inside a slot: who speaks at one linear layer, from that layer's own input.
+
+    It looks at one position at a time. Fitted parts are tensors of a library's shelf, like any router's.
+    """
+
+    def __call__(
+        self, hidden: Float[Tensor, "*tokens hidden"]
+    ) -> tuple[Float[Tensor, "*tokens k"], Int[Tensor, "*tokens k"] | None]:
+        """Return weights, and which experts they are for (positions in the gates' experts); None = all, in order."""
         ...

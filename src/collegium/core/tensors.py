@@ -1,6 +1,9 @@
 """Tensors in safetensors files, read strictly; nothing is ever unpickled."""
 
-from collections.abc import Mapping
+import errno
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -69,5 +72,16 @@ def _check_start(path: Path) -> None:
             start = file.read(9)
     except FileNotFoundError as error:
         raise CorruptExpert(f"{path} is missing.") from error
-    if start.startswith(_PICKLE_STARTS):
+    # A safetensors file starts with its header's length in eight bytes, and 640 is a pickle's first two; then comes {.
+    if start.startswith(_PICKLE_STARTS) and start[8:] != b"{":
         raise CorruptExpert(f"{path} holds a pickle, which can run code when opened; only safetensors are read.")
+
+
+@contextmanager
+def safetensors_errors() -> Iterator[None]:
+    """Give safetensors' own error its number back, so that a full disk is told as such."""
+    try:
+        yield
+    except SafetensorError as error:
+        found = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(found[1]) if found else errno.EIO, str(error)) from error

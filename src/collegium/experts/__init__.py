@@ -1,10 +1,11 @@
 """Experts: what one is, how it lies on disk, how it is made, and PEFT folders in and out."""
 
 from collegium.experts.average import average_experts, average_whole, parents_of
+from collegium.experts.conversion import convert_peft, foreign_kind
 from collegium.experts.fit import Origin, Trained, fit_documents, fit_domain, fit_expert, fit_union
 from collegium.experts.folder import check_base, check_expert, is_peft_folder, load_expert, read_card, save_expert
 from collegium.experts.payloads import AdapterPayload, Expert, WholePayload, adapter_payload, payload_digest
-from collegium.experts.peft_folder import read_peft
+from collegium.experts.peft_folder import read_peft, write_peft
 from collegium.experts.recipe import FitConfig, resolve
 from collegium.experts.whole import load_model, open_whole
 from collegium.experts.whole_fit import fit_whole, fit_whole_documents
@@ -28,6 +29,7 @@ __all__ = [
     "average_whole",
     "check_base",
     "check_expert",
+    "convert_peft",
     "fit_documents",
     "fit_domain",
     "fit_expert",
@@ -35,6 +37,7 @@ __all__ = [
     "fit_union",
     "fit_whole",
     "fit_whole_documents",
+    "foreign_kind",
     "is_peft_folder",
     "load_expert",
     "load_model",
@@ -46,4 +49,5 @@ __all__ = [
     "resolve",
     "run_tasks",
     "save_expert",
+    "write_peft",
 ]

@@ -1,8 +1,8 @@
-"""Making experts: low-rank changes of a base, trained on a domain's documents alone.
+"""Making experts: small changes of a base, trained on a domain's documents alone.
 
-LoRA [hu2022lora]: A ~ U(-1/sqrt(inputs), 1/sqrt(inputs)), B = 0, so that an untrained expert is the base. Each
-matrix is drawn from a generator of its own, named after seed, domain and layer: an expert trained alone, in parallel
-or after others comes out the same. Departure: no dropout, and the base's own weights are a candidate for the best.
+What each kind starts from is said in `fresh.py`. Everything random is named after seed, domain and place: an expert
+trained alone, in parallel or after others comes out the same. Departure from the papers: no dropout, and the first
+weights are a candidate for the best.
 """
 
 import dataclasses
@@ -13,18 +13,17 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from collegium.core.cards import ExpertCard, Kind, Source, content_hash
 from collegium.core.errors import DataError
 from collegium.core.names import check_name
-from collegium.core.randomness import generator
 from collegium.data import Corpus, Document, Domain
+from collegium.experts.fresh import fresh_adapter, with_tensors
 from collegium.experts.objective import Objective, Texts, text_objective, windows_hash
 from collegium.experts.payloads import Expert, adapter_payload
 from collegium.experts.recipe import FitConfig, loop_config, memory_flags, recipe_of, resolve, using_threads
-from collegium.models import Base, LoraWeights, RowPlan, memory_errors
+from collegium.models import Base, RowPlan, memory_errors
 from collegium.train import Checkpoints, Fit, History, Logger, fit
 
 BEING_FITTED = ".being-fitted"
@@ -85,7 +84,7 @@ def fit_expert(
     checkpoint: Path | None = None,
     logger: Logger | None = None,
 ) -> Expert:
-    """Return a low-rank expert trained on a domain's train documents; it is named after the domain.
+    """Return a small expert (`config.kind`) trained on a domain's train documents; it is named after the domain.
 
     An expert that does not beat the base on the domain's held-out text is returned with a warning on its card.
     checkpoint: a folder to go on from and to leave checkpoints in; delete it once the expert is kept.
@@ -135,7 +134,7 @@ def fit_union(
     checkpoint: Path | None = None,
     logger: Logger | None = None,
 ) -> Trained:
-    """Return one low-rank expert of all domains, trained on as many tokens of each: the dense baseline.
+    """Return one small expert of all domains, trained on as many tokens of each: the dense baseline.
 
     The expert of K domains with K times the steps reads the very windows that the K domains' experts read.
 
@@ -181,40 +180,22 @@ def _fit(
     logger: Logger | None,
 ) -> Trained:
     check_name(name)
-    config = resolve(config, "lora")
-    recipe = recipe_of(config, "lora", base)
-    with using_threads(config.threads or 1), memory_errors(memory_flags(config, "lora")):
-        weights = fresh_weights(base, config, label)
-        base.attach(BEING_FITTED, _adapter(weights, config))
+    config = resolve(config)
+    recipe = recipe_of(config, config.kind, base)
+    with using_threads(config.threads or 1), memory_errors(memory_flags(config, config.kind)):
+        objective = text_objective(base, RowPlan.one(BEING_FITTED), texts=texts, config=config, label=label)
+        adapter = fresh_adapter(base, config, label, tokens=objective.train.tokens)
+        weights = {f"{path}.{key}": each for path, part in adapter.items() for key, each in part.tensors.items()}
+        base.attach(BEING_FITTED, adapter)
         try:
-            objective = text_objective(base, RowPlan.one(BEING_FITTED), texts=texts, config=config, label=label)
-            card = new_card(base, "lora", list(texts.values()), name=name, recipe=recipe, origin=origin)
+            card = new_card(base, config.kind, list(texts.values()), name=name, recipe=recipe, origin=origin)
             checkpoints = checkpoints_in(checkpoint, card, objective, config=config, label=label)
             done = run_fit(objective, weights, config=config, checkpoints=checkpoints, logger=logger)
         finally:
             base.detach(BEING_FITTED)
-    fitted = {name: tensor.detach().to("cpu", copy=True) for name, tensor in weights.items()}
-    payload = adapter_payload(base, _adapter(fitted, config))
+    fitted = with_tensors(adapter, lambda tensor: tensor.detach().to("cpu", copy=True))
+    payload = adapter_payload(base, fitted)
     return Trained(Expert(finished_card(card, done, payload.parameters), payload), done.history, done.ended)
-
-
-def fresh_weights(base: Base, config: FitConfig, label: str) -> dict[str, Tensor]:
-    """Return the first weights of an expert, `PATH.a` and `PATH.b` for every layer it changes."""
-    weights = {}
-    for path, (inputs, outputs) in base.linear_sites(config.targets, config.layers).items():
-        bound = inputs**-0.5
-        a = torch.empty(config.rank, inputs).uniform_(
-            -bound, bound, generator=generator(config.seed, "lora", label, path)
-        )
-        weights[f"{path}.a"] = a.to(base.device).requires_grad_()
-        weights[f"{path}.b"] = torch.zeros(outputs, config.rank, device=base.device).requires_grad_()
-    return weights
-
-
-def _adapter(weights: Mapping[str, Tensor], config: FitConfig) -> dict[str, LoraWeights]:
-    scale = (config.alpha or 2.0 * config.rank) / config.rank
-    paths = [name.removesuffix(".a") for name in weights if name.endswith(".a")]
-    return {path: LoraWeights(weights[f"{path}.a"], weights[f"{path}.b"], scale) for path in paths}
 
 
 def new_card(

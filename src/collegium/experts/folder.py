@@ -9,19 +9,13 @@ from collegium.core.errors import CorruptExpert, IncompatibleExpert
 from collegium.core.files import STAGING_PREFIX, file_hash, write_new
 from collegium.core.names import check_name, is_name
 from collegium.core.tensors import PICKLE_SUFFIXES, check_finite
-from collegium.experts import lora_files, whole
-from collegium.experts.lora_files import CONFIG_FILE, Sites, check_sites, read_lora, write_lora
+from collegium.experts.formats import FORMATS
 from collegium.experts.payloads import AdapterPayload, Expert, WholePayload
-from collegium.experts.whole import check_whole, write_whole
+from collegium.experts.peft_fields import CONFIG_FILE
+from collegium.experts.places import Sites, check_parts, check_sites
 
 CARD_FILE = "card.json"
 METRICS_FILE = "metrics.jsonl"
-
-_FILES = {
-    "lora": frozenset({lora_files.CONFIG_FILE, lora_files.TENSOR_FILE}),
-    "whole": frozenset({whole.CONFIG_FILE, whole.TENSOR_FILE}),
-}
-"""What a payload of each kind is made of: nothing else lies in an expert's folder."""
 
 _TRAINER_FILES = ("training_args", "optimizer", "scheduler", "rng_state", "scaler")
 """Pickles that a transformers Trainer leaves in checkpoint folders; they are no weights and nobody opens them."""
@@ -29,11 +23,7 @@ _TRAINER_FILES = ("training_args", "optimizer", "scheduler", "rng_state", "scale
 
 def write_payload(payload: AdapterPayload | WholePayload, folder: Path) -> dict[str, str]:
     """Write a payload's files into a folder and return file name -> sha256."""
-    match payload:
-        case AdapterPayload():
-            write_lora(payload, folder)
-        case WholePayload():
-            write_whole(payload, folder)
+    FORMATS[payload.kind].write(payload, folder)
     return {path.name: file_hash(path) for path in sorted(folder.iterdir())}
 
 
@@ -77,10 +67,7 @@ def load_expert(folder: Path, *, base: Fingerprint | None = None, sites: Sites |
     refuse_pickles(folder)
     check_base(card, base)
     _check_files(card, folder)
-    if card.kind == "lora":
-        return Expert(card, read_lora(folder, sites=sites))
-    check_whole(folder)
-    return Expert(card, WholePayload(folder))
+    return Expert(card, FORMATS[card.kind].read(folder, sites=sites))
 
 
 def check_expert(expert: Expert, *, base: Fingerprint | None = None, sites: Sites | None = None) -> None:
@@ -95,9 +82,10 @@ def check_expert(expert: Expert, *, base: Fingerprint | None = None, sites: Site
         }
         if not tensors:
             raise CorruptExpert(f"expert {expert.name!r} changes no layer at all.")
+        check_parts(expert.payload.adapter, where=f"expert {expert.name!r}")
         check_finite(tensors, where=f"expert {expert.name!r}")
         if sites is not None:
-            check_sites(expert.payload.lora, sites, where=f"expert {expert.name!r}")
+            check_sites(expert.payload.adapter, sites, where=f"expert {expert.name!r}")
 
 
 def check_base(card: ExpertCard, base: Fingerprint | None) -> None:
@@ -109,7 +97,7 @@ def check_base(card: ExpertCard, base: Fingerprint | None) -> None:
             f"expert {card.name!r} reads tokenizer {card.base.tokenizer[:12]}, this base {base.short} reads "
             f"{base.tokenizer[:12]}. Only models of one tokenizer can speak together."
         )
-    if card.kind == "lora" and card.base != base:
+    if card.kind != "whole" and card.base != base:
         raise IncompatibleExpert(
             f"expert {card.name!r} was made for base {card.base.short}, this is base {base.short}. "
             "Train it again on this base, or use the base it was made for."
@@ -133,7 +121,7 @@ def is_peft_folder(folder: Path) -> bool:
 
 def _check_files(card: ExpertCard, folder: Path) -> None:
     found = {entry.name for entry in os.scandir(folder) if not entry.name.startswith(STAGING_PREFIX)}
-    files = _FILES[card.kind]
+    files = FORMATS[card.kind].files
     odd = sorted(((found - {METRICS_FILE}) ^ {CARD_FILE, *files}) | (card.payload.keys() ^ files))
     if odd:
         raise CorruptExpert(f"{folder} must hold, and its card list, {sorted(files)}; missing or unknown: {odd}.")

@@ -12,13 +12,9 @@ from collegium.core.files import write_new
 from collegium.core.tensors import check_finite, read_tensors, tensor_bytes
 from collegium.experts.payloads import AdapterPayload
 from collegium.experts.peft_config import SiteScale, check_peft_config, peft_config, site_scales
+from collegium.experts.peft_fields import CONFIG_FILE, TENSOR_FILE, check_targets, linear_paths
+from collegium.experts.places import Sites, check_sites
 from collegium.models import LoraWeights
-
-CONFIG_FILE = "adapter_config.json"
-TENSOR_FILE = "adapter_model.safetensors"
-
-Sites = Mapping[str, tuple[int, int]]
-"""Module path in a base -> (inputs, outputs), as `Base.linear_sites` gives it."""
 
 _KEY = re.compile(r"base_model\.model\.(?P<path>.+)\.lora_(?P<half>[AB])\.weight")
 
@@ -36,35 +32,19 @@ def write_lora(payload: AdapterPayload, folder: Path) -> None:
 
 
 def read_lora(folder: Path, *, sites: Sites | None = None) -> AdapterPayload:
-    """Return the adapter in a PEFT folder; `sites` are the base's layers, with which it must agree.
+    """Return the adapter in a PEFT folder; `sites` are the base's, with which it must agree.
 
     Raises CorruptExpert or IncompatibleExpert, saying what differs.
     """
     config = read_json(folder / CONFIG_FILE)
     check_peft_config(config, where=str(folder))
     halves = _pairs(read_tensors(folder / TENSOR_FILE), where=str(folder))
-    scales = site_scales(config, sorted(halves.keys() | (sites or {}).keys()), where=str(folder))
-    _check_paths(halves, scales, sites, where=str(folder))
+    scales = site_scales(config, sorted({*halves, *linear_paths(sites)}), where=str(folder))
+    check_targets(halves.keys(), scales.keys(), sites, where=str(folder))
     adapter = {path: _weights(*pair, scales[path], where=f"{folder}: {path}") for path, pair in halves.items()}
     if sites is not None:
         check_sites(adapter, sites, where=str(folder))
     return AdapterPayload(adapter, fan_in_fan_out=bool(config.get("fan_in_fan_out", False)))
-
-
-def check_sites(adapter: Mapping[str, LoraWeights], sites: Sites, *, where: str) -> None:
-    """Raise IncompatibleExpert when an adapter names a layer the base lacks, or one of another shape."""
-    unknown = sorted(path for path in adapter if path not in sites)
-    if unknown:
-        raise IncompatibleExpert(
-            f"{where}: {len(unknown)} layers are no linear layers in this base's blocks, the first is {unknown[0]!r}; "
-            f"one of this base is {next(iter(sites), 'none')!r}."
-        )
-    for path, weights in adapter.items():
-        got, want = (weights.a.shape[1], weights.b.shape[0]), sites[path]
-        if got != want:
-            raise IncompatibleExpert(
-                f"{where}: {path} maps {got[0]} to {got[1]} numbers, in this base it maps {want[0]} to {want[1]}."
-            )
 
 
 def _pairs(tensors: Mapping[str, Tensor], *, where: str) -> dict[str, tuple[Tensor, Tensor]]:
@@ -80,23 +60,6 @@ def _pairs(tensors: Mapping[str, Tensor], *, where: str) -> dict[str, tuple[Tens
     if lone or not halves:
         raise CorruptExpert(f"{where}: A and B must both be there for each layer; missing for {lone or 'all of them'}.")
     return {path: (pair["A"], pair["B"]) for path, pair in sorted(halves.items())}
-
-
-def _check_paths(
-    halves: Mapping[str, object], scales: Mapping[str, SiteScale], sites: Sites | None, *, where: str
-) -> None:
-    stray = sorted(halves.keys() - scales.keys())
-    if stray:
-        raise IncompatibleExpert(
-            f"{where}: the file holds weights for {stray[0]!r} and {len(stray) - 1} more, which adapter_config.json "
-            "does not target."
-        )
-    lacking = sorted(scales.keys() - halves.keys())
-    if lacking and sites is not None:
-        raise IncompatibleExpert(
-            f"{where}: adapter_config.json targets {lacking[0]!r} and {len(lacking) - 1} more layers of this base, for "
-            "which the file holds no weights; it was made for another base."
-        )
 
 
 def _weights(a: Tensor, b: Tensor, site: SiteScale, *, where: str) -> LoraWeights:

@@ -1,13 +1,13 @@
-"""What an expert is: a card and a payload, which is a low-rank change of a base or a whole small language model."""
+"""What an expert is: a card and a payload, which is a small change of a base or a whole small language model."""
 
 import dataclasses
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from collegium.core.cards import ExpertCard, content_hash
+from collegium.core.cards import ExpertCard, Kind, content_hash
 from collegium.core.errors import IncompatibleExpert
 from collegium.models import Adapter, Base, LoraWeights, lora_parts
 
@@ -30,9 +30,9 @@ class AdapterPayload:
             raise IncompatibleExpert(f"an expert is of one kind, these parts are of {kinds}.")
 
     @property
-    def kind(self) -> str:
+    def kind(self) -> Kind:
         """The kind of its parts; one without any counts as `lora`."""
-        return next((part.kind for part in self.adapter.values()), "lora")
+        return cast("Kind", next((part.kind for part in self.adapter.values()), "lora"))
 
     @property
     def lora(self) -> dict[str, LoraWeights]:
@@ -51,6 +51,11 @@ class WholePayload:
 
     model: Path | Any
 
+    @property
+    def kind(self) -> Kind:
+        """Always `whole`."""
+        return "whole"
+
 
 @dataclass(frozen=True, eq=False)
 class Expert:
@@ -64,7 +69,7 @@ class Expert:
 
     def __post_init__(self) -> None:
         """Check that card and payload are of one kind."""
-        kind = self.payload.kind if isinstance(self.payload, AdapterPayload) else "whole"
+        kind = self.payload.kind
         if self.card.kind != kind:
             raise IncompatibleExpert(
                 f"expert {self.card.name!r}: the card says kind {self.card.kind!r}, the payload is {kind!r}."

@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from collegium.core.errors import IncompatibleExpert
-from collegium.experts.patterns import resolve
 from collegium.experts.payloads import AdapterPayload
+from collegium.experts.peft_fields import are_names, check_fields, targeted
 
 HONOURED = frozenset(
     {
@@ -25,25 +24,11 @@ HONOURED = frozenset(
         "layers_pattern",
         "fan_in_fan_out",
         "init_lora_weights",
-        "peft_type",
-        "task_type",
     }
 )
 """Fields that say what an adapter computes, and that Collegium computes likewise."""
 
-WITHOUT_EFFECT = frozenset(
-    {
-        "auto_mapping",
-        "base_model_name_or_path",
-        "inference_mode",
-        "lora_dropout",
-        "megatron_core",
-        "peft_version",
-        "qalora_group_size",
-        "revision",
-        "runtime_config",
-    }
-)
+WITHOUT_EFFECT = frozenset({"lora_dropout", "megatron_core", "qalora_group_size"})
 """Fields that say nothing about what a trained adapter computes (`megatron_core` and the group size need others)."""
 
 DEFAULTS: Mapping[str, Any] = {"bias": "none"}
@@ -89,15 +74,9 @@ def peft_config(payload: AdapterPayload) -> dict[str, Any]:
 
 def check_peft_config(config: Mapping[str, Any], *, where: str) -> None:
     """Raise IncompatibleExpert, naming the fields, when a configuration asks for what Collegium does not compute."""
-    if config.get("peft_type") != "LORA":
-        raise IncompatibleExpert(
-            f"{where}: peft_type {config.get('peft_type')!r} is not supported; Collegium reads adapters of type 'LORA'."
-        )
-    problems = [*_refused_fields(config), *_wrong_types(config)]
-    if problems:
-        raise IncompatibleExpert(
-            f"{where}: adapter_config.json asks for what Collegium does not do: " + "; ".join(problems)
-        )
+    problems = [*_other_starts(config), *_wrong_types(config)]
+    known = HONOURED | WITHOUT_EFFECT
+    check_fields(config, kind="LORA", known=known, defaults=DEFAULTS, problems=problems, where=where)
 
 
 def site_scales(config: Mapping[str, Any], modules: Sequence[str], *, where: str) -> dict[str, SiteScale]:
@@ -106,35 +85,16 @@ def site_scales(config: Mapping[str, Any], modules: Sequence[str], *, where: str
     scale = alpha / r, or alpha / sqrt(r) with use_rslora. Raises IncompatibleExpert when a pattern is not a regular
     expression or takes too long.
     """
-    try:
-        found = resolve(config, modules)
-    except TimeoutError as error:
-        raise IncompatibleExpert(
-            f"{where}: {error}; a regular expression in adapter_config.json is hostile."
-        ) from error
-    except re.error as error:
-        raise IncompatibleExpert(f"{where}: adapter_config.json has a broken regular expression: {error}.") from error
     root = math.sqrt if config.get("use_rslora") else float
+    found = targeted(config, modules, where=where)
     return {path: SiteScale(rank, alpha / root(rank)) for path, (rank, alpha) in found.items()}
 
 
-def _refused_fields(config: Mapping[str, Any]) -> list[str]:
-    problems = [
-        f"{field} = {value!r}"
-        for field, value in sorted(config.items())
-        if field not in HONOURED | WITHOUT_EFFECT
-        and value != DEFAULTS.get(field)
-        and not (value is None or value is False or value in ({}, []))
-    ]
+def _other_starts(config: Mapping[str, Any]) -> list[str]:
     start = config.get("init_lora_weights", True)
-    if start not in PLAIN_STARTS:
-        problems.append(
-            f"init_lora_weights = {start!r} (it changes the base; convert the adapter to plain LoRA with PEFT)"
-        )
-    task = config.get("task_type")
-    if task not in (None, "CAUSAL_LM"):
-        problems.append(f"task_type = {task!r} (a language expert is CAUSAL_LM)")
-    return problems
+    if start in PLAIN_STARTS:
+        return []
+    return [f"init_lora_weights = {start!r} (it changes the base; convert the adapter to plain LoRA with PEFT)"]
 
 
 def _wrong_types(config: Mapping[str, Any]) -> list[str]:
@@ -145,10 +105,10 @@ def _wrong_types(config: Mapping[str, Any]) -> list[str]:
         "alpha_pattern": _pattern_table(config.get("alpha_pattern"), _number),
         "use_rslora": isinstance(config.get("use_rslora", False), bool),
         "fan_in_fan_out": isinstance(config.get("fan_in_fan_out", False), bool),
-        "target_modules": bool(config.get("target_modules")) and _names(config["target_modules"]),
-        "exclude_modules": config.get("exclude_modules") is None or _names(config["exclude_modules"]),
+        "target_modules": bool(config.get("target_modules")) and are_names(config["target_modules"]),
+        "exclude_modules": config.get("exclude_modules") is None or are_names(config["exclude_modules"]),
         "layers_to_transform": _layers(config.get("layers_to_transform")),
-        "layers_pattern": config.get("layers_pattern") is None or _names(config["layers_pattern"]),
+        "layers_pattern": config.get("layers_pattern") is None or are_names(config["layers_pattern"]),
     }
     problems = [f"{field} = {config.get(field)!r}" for field, fits in checks.items() if not fits]
     if isinstance(config.get("target_modules"), str) and config.get("layers_to_transform") is not None:
@@ -166,10 +126,6 @@ def _number(value: object) -> bool:
 
 def _pattern_table(value: object, fits: Any) -> bool:  # noqa: ANN401 - a check of one value
     return value is None or (isinstance(value, dict) and all(fits(each) for each in value.values()))
-
-
-def _names(value: object) -> bool:
-    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(name, str) for name in value))
 
 
 def _layers(value: object) -> bool:

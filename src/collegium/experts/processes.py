@@ -178,7 +178,7 @@ def serve(descriptor: int) -> None:
         torch.set_num_threads(task.config.threads or 1)
         while True:
             try:
-                with memory_errors(memory_flags(task.config, "whole" if task.branch else "lora")):
+                with memory_errors(memory_flags(task.config, "whole" if task.branch else task.config.kind)):
                     base = base or shared.open()
                     done = Done(task.name, _made(base, task, pipe))
             except Exception as error:  # noqa: BLE001 - handed to the parent

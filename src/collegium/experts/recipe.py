@@ -4,9 +4,9 @@ import contextlib
 import dataclasses
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tyro.conf import Suppress
@@ -15,11 +15,31 @@ from collegium.core.cards import Kind, to_json
 from collegium.models import Base
 from collegium.train import LoopConfig, check_rules
 
-LEARNING_RATES = {"lora": 1e-3, "whole": 2e-4}
-"""Peak learning rates where none is given."""
+AdapterKind = Literal["lora", "ia3", "bottleneck", "ffn", "prefix"]
+"""What a small expert can be: a row in the tables here and in `collegium.experts.fresh` and `.formats`."""
 
-LOW_RANK = ("rank", "alpha", "targets", "layers")
-"""Settings of low-rank experts alone."""
+LEARNING_RATES: Mapping[Kind, float] = {
+    "lora": 1e-3,
+    "ia3": 1e-2,
+    "bottleneck": 1e-3,
+    "ffn": 2e-4,
+    "prefix": 1e-2,
+    "whole": 2e-4,
+}
+"""Peak learning rates where none is given. Papers: IA3 3e-3 with Adafactor; parallel bottlenecks and prefixes 5e-5 to
+1e-3 over many epochs; ours are for tens of steps."""
+
+SETTINGS: Mapping[Kind, tuple[str, ...]] = {
+    "lora": ("rank", "alpha", "targets", "layers"),
+    "ia3": ("targets", "layers"),
+    "bottleneck": ("rank", "alpha", "layers"),
+    "ffn": ("layers",),
+    "prefix": ("prefix_tokens", "layers"),
+    "whole": (),
+}
+"""Kind -> the settings that not every kind heeds, but this one does."""
+
+_SOME = ("rank", "alpha", "targets", "layers", "prefix_tokens")
 
 
 @dataclass(frozen=True)
@@ -29,12 +49,17 @@ class FitConfig:
     There is no dropout: small experts are held back by early stop on the domain's own held-out text.
     """
 
+    kind: AdapterKind = "lora"
+    """What an expert changes: lora and ia3 linear layers, bottleneck and ffn feed-forward blocks, prefix attention."""
     rank: int = 16
-    """Rank of the low-rank change of each layer (low-rank experts alone)."""
+    """Rank of the change of each layer (lora), width of the small network (bottleneck)."""
     alpha: float | None = None
-    """The change is scaled by alpha / rank; None = twice the rank."""
+    """The change is scaled by alpha / rank (lora, bottleneck); None = twice the rank."""
+    prefix_tokens: int = 16
+    """Positions of keys and values before the text's own (prefix)."""
     targets: tuple[str, ...] | str | None = None
-    """Names of layers as paths end (`q_proj`), or a pattern; None = every linear layer in a block."""
+    """Names of layers as paths end (`q_proj`), or a pattern (lora, ia3); None = every linear layer in a block (lora),
+    keys, values and the feed-forward block's last (ia3)."""
     layers: str | tuple[int, ...] = "all"
     """`all`, `top:K`, or block numbers; the blocks below the first one changed are run without gradients."""
     steps: int = 60
@@ -46,7 +71,7 @@ class FitConfig:
     accumulation: int = 1
     """Batches added up for one update."""
     learning_rate: float | None = None
-    """Its peak; None = 0.001 for low-rank experts, 0.0002 for whole models."""
+    """Its peak; None = the kind's own: 0.001 lora and bottleneck, 0.01 ia3 and prefix, 0.0002 ffn and whole models."""
     warmup: float = 0.08
     """Share of the steps in which the learning rate grows to its peak; afterwards a cosine to a tenth."""
     weight_decay: float = 0.01
@@ -70,6 +95,7 @@ class FitConfig:
         rate = self.learning_rate
         rules = [
             ("rank", self.rank, self.rank >= 1, "is at least 1"),
+            ("prefix_tokens", self.prefix_tokens, self.prefix_tokens >= 1, "is at least 1"),
             ("alpha", self.alpha, self.alpha is None or 0 < self.alpha < math.inf, "is positive and finite"),
             ("steps", self.steps, self.steps >= 1, "is at least 1"),
             ("batch", self.batch, self.batch >= 1, "is at least 1"),
@@ -92,32 +118,46 @@ class FitConfig:
         return self.batch * self.window * self.accumulation
 
 
-def resolve(config: FitConfig, kind: Kind) -> FitConfig:
+def resolve(config: FitConfig, kind: Kind | None = None) -> FitConfig:
     """Return the settings with every None that stands for a number replaced by it.
 
-    Raises ConfigError for settings of low-rank experts that a whole model would not heed.
+    kind: of the expert; default = the settings' own.
 
-    >>> resolve(FitConfig(rank=8), "lora").alpha
+    Raises ConfigError for settings that this kind would not heed.
+
+    >>> resolve(FitConfig(rank=8)).alpha
     16.0
     """
+    kind = kind or config.kind
     rate = LEARNING_RATES[kind] if config.learning_rate is None else config.learning_rate
     config = dataclasses.replace(config, learning_rate=rate, threads=config.threads or torch.get_num_threads())
-    if kind == "lora":
-        return dataclasses.replace(config, alpha=2.0 * config.rank if config.alpha is None else config.alpha)
     plain = FitConfig()
     rules = [
-        (name, getattr(config, name), getattr(config, name) == getattr(plain, name), "is for low-rank experts alone")
-        for name in LOW_RANK
+        (name, getattr(config, name), getattr(config, name) == getattr(plain, name), f"is for {_who_heeds(name)} alone")
+        for name in _SOME
+        if name not in SETTINGS[kind]
     ]
-    check_rules(rules, what="settings of a whole model (--whole), all of whose weights are trained")
+    if kind == "whole":
+        rules.append(("kind", config.kind, config.kind == plain.kind, "is for small experts alone"))
+    what = (
+        "a whole model (--whole), all of whose weights are trained" if kind == "whole" else f"an expert of kind {kind}"
+    )
+    check_rules(rules, what=f"settings of {what}")
+    if "alpha" in SETTINGS[kind] and config.alpha is None:
+        return dataclasses.replace(config, alpha=2.0 * config.rank)
     return config
+
+
+def _who_heeds(setting: str) -> str:
+    kinds = [kind for kind, settings in SETTINGS.items() if setting in settings]
+    return "small experts" if len(kinds) == len(SETTINGS) - 1 else " and ".join(kinds)
 
 
 def loop_config(config: FitConfig) -> LoopConfig:
     """Return the fit loop's settings of a resolved recipe."""
     return LoopConfig(
         config.steps,
-        LEARNING_RATES["lora"] if config.learning_rate is None else config.learning_rate,
+        LEARNING_RATES[config.kind] if config.learning_rate is None else config.learning_rate,
         warmup_steps=round(config.warmup * config.steps),
         weight_decay=config.weight_decay,
         clip=config.clip,
@@ -130,9 +170,8 @@ def loop_config(config: FitConfig) -> LoopConfig:
 def recipe_of(config: FitConfig, kind: Kind, base: Base) -> dict[str, Any]:
     """Return what the card says of the making: resolved settings, those of the loop, dtype and device; plain JSON."""
     settings = dataclasses.asdict(config)
-    if kind == "whole":
-        for name in LOW_RANK:
-            del settings[name]
+    for name in ("kind", *(name for name in _SOME if name not in SETTINGS[kind])):
+        del settings[name]
     loop = {name: value for name, value in dataclasses.asdict(loop_config(config)).items() if name not in settings}
     place = {"dtype": str(base.dtype).removeprefix("torch."), "device": base.device.type}
     return json.loads(to_json({"method": f"fit {kind}", **settings, **place, "loop": loop}))

@@ -1,21 +1,19 @@
 """Whole small language models as experts: a transformers folder, opened as a base of its own."""
 
-import errno
-import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from collegium.core.cards import Fingerprint, read_json
 from collegium.core.errors import CorruptExpert, IncompatibleExpert, ResourceError
-from collegium.core.tensors import check_finite, read_shapes
+from collegium.core.tensors import check_finite, read_shapes, safetensors_errors
 from collegium.experts.payloads import Expert, WholePayload
+from collegium.experts.places import Sites
 from collegium.models import Base, memory_errors
 from collegium.models.fingerprint import hash_config
 from collegium.models.quiet import quiet_transformers
@@ -45,7 +43,7 @@ def write_whole(payload: WholePayload, folder: Path) -> None:
         for name in (CONFIG_FILE, TENSOR_FILE):
             shutil.copyfile(payload.model / name, folder / name)
     else:
-        with _disk_errors_of_safetensors(), quiet_transformers():
+        with safetensors_errors(), quiet_transformers():
             payload.model.save_pretrained(folder, max_shard_size="100TB")
         for path in folder.iterdir():
             if path.name not in (CONFIG_FILE, TENSOR_FILE):
@@ -68,6 +66,13 @@ def check_whole(folder: Path) -> None:
     with safe_open(folder / TENSOR_FILE, framework="pt") as file:
         for name in file.keys():  # noqa: SIM118 - a file, not a mapping
             check_finite({name: file.get_tensor(name)}, where=str(folder))
+
+
+def read_whole(folder: Path, *, sites: Sites | None = None) -> WholePayload:
+    """Return the whole model in a folder, checked; it has layers of its own, so a base's sites play no part."""
+    del sites
+    check_whole(folder)
+    return WholePayload(folder)
 
 
 def load_model(folder: Path, *, dtype: torch.dtype, named: Path | str = "") -> Any:  # noqa: ANN401 - a transformers model
@@ -138,16 +143,6 @@ def open_whole(expert: Expert, base: Base, *, dtype: torch.dtype | None = None) 
             "only models of one vocabulary can speak together."
         )
     return opened
-
-
-@contextmanager
-def _disk_errors_of_safetensors() -> Iterator[None]:
-    """Give the library's own error its number back, so that a full disk is told as such."""
-    try:
-        yield
-    except SafetensorError as error:
-        found = re.search(r"os error (\d+)", str(error))
-        raise OSError(int(found[1]) if found else errno.EIO, str(error)) from error
 
 
 def _fields(config: Mapping[str, Any]) -> set[str]:

@@ -40,7 +40,7 @@ class Task:
     """One expert to be made.
 
     folder: where it may leave checkpoints.
-    branch: where a whole model begins; None = a low-rank expert is made.
+    branch: where a whole model begins; None = a small expert is made.
     """
 
     name: str
@@ -167,7 +167,7 @@ def fit_experts(
 
     work:    a folder for checkpoints; the same call goes on from there after any interruption.
     workers: processes at once; the threads torch uses here are divided among them unless the recipe names a number.
-    branch:  where a domain's whole model begins; None = low-rank experts are made.
+    branch:  where a domain's whole model begins; None = small experts are made.
     keep:    called here with each expert as soon as it is made: puts it into a library and returns it from there, for
              the outcome; its checkpoints are deleted then. An error of `keep` is that expert's outcome. Without it
              everything stays in `work`.

@@ -2,6 +2,7 @@
 
 from collegium.infer.evaluation import Evaluation, RoutingQuality, best_experts, evaluate_scores, routing_quality
 from collegium.infer.generate import Generation, Sampling, chat_prompt, generate
+from collegium.infer.harness import Scored, fitted, greedy, log_likelihoods, rolling, sampling_of
 from collegium.infer.perplexity import perplexity
 from collegium.infer.tables import (
     HeldOut,
@@ -22,6 +23,7 @@ __all__ = [
     "HeldOut",
     "RoutingQuality",
     "Sampling",
+    "Scored",
     "TokenTable",
     "best_experts",
     "bits_per_byte",
@@ -29,12 +31,17 @@ __all__ = [
     "ensemble_scores",
     "evaluate_scores",
     "fill_table",
+    "fitted",
     "generate",
+    "greedy",
     "held_out",
+    "log_likelihoods",
     "nats_per_token",
     "perplexities",
     "perplexity",
+    "rolling",
     "routing_quality",
+    "sampling_of",
     "score_text",
     "window_nats",
 ]

@@ -146,14 +146,14 @@ def generate(
     prompts: str | Sequence[str] | Sequence[Sequence[int]],
     *,
     sampling: Sampling | None = None,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     stream: Stream | None = None,
 ) -> list[Generation]:
     """Return the prompts' continuations, in order.
 
     prompts: one text, several, or token ids. All are continued together; a finished one leaves the batch, as does
              one that is as long as the model reads.
-    seed:    each prompt draws from a stream of its own.
+    seed:    each prompt draws from a stream of its own; with a seed for each prompt, as it would alone with that seed.
     Raises DataError for an empty prompt, for token ids that the model does not have, or for text given to a base
     without tokenizer.
 
@@ -167,8 +167,8 @@ def generate(
     _check_ids(ids, model.vocab_size)
     limit = context_limit(model)
     rows = [
-        _Row(prompt, generator(seed, "generate", str(number)), most=room(prompt, sampling.tokens, limit))
-        for number, prompt in enumerate(ids)
+        _Row(prompt, random, most=room(prompt, sampling.tokens, limit))
+        for prompt, random in zip(ids, _streams(seed, len(ids)), strict=True)
     ]
     decoding = model.open(ids)
     chain = processors(sampling)
@@ -187,6 +187,15 @@ def generate(
                 decoding.keep(torch.tensor(stay))
             decoding.step(torch.tensor(tokens))
     return [_finish(row, _names(decoding)) for row in rows]
+
+
+def _streams(seed: int | Sequence[int], prompts: int) -> list[torch.Generator]:
+    """Return what each prompt draws from; raises ConfigError for another number of seeds than of prompts."""
+    if isinstance(seed, int):
+        return [generator(seed, "generate", str(number)) for number in range(prompts)]
+    if len(seed) != prompts:
+        raise ConfigError(f"seed is one number, or one for each prompt; got {len(seed)} for {prompts} prompts.")
+    return [generator(each, "generate", "0") for each in seed]
 
 
 def room(prompt: Sequence[int], tokens: int, limit: int | None) -> int:

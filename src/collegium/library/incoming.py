@@ -12,7 +12,7 @@ from collegium.models import Base
 
 
 class UnverifiedBase(UserWarning):
-    """An expert came without the fingerprint of its base; a low-rank one's names and shapes fit."""
+    """An expert came without the fingerprint of its base; a small one's names and shapes fit."""
 
 
 def received(
@@ -32,7 +32,7 @@ def received(
     found = _read(expert, name, base=base, fingerprint=fingerprint, sites=sites)
     check_expert(found, base=fingerprint, sites=sites)
     if found.card.base is None:
-        if found.card.kind == "lora" and sites is None:
+        if found.card.kind != "whole" and sites is None:
             raise _incomparable(f"expert {found.name!r}")
         if not trust_base:
             _warn(found)
@@ -68,7 +68,7 @@ def _incomparable(what: str) -> LibraryError:
 
 
 def _warn(expert: Expert) -> None:
-    fits = "its names and shapes fit" if expert.card.kind == "lora" else "whether it reads this tokenizer is not known"
+    fits = "its names and shapes fit" if expert.card.kind != "whole" else "whether it reads this tokenizer is not known"
     warnings.warn(
         f"expert {expert.name!r} does not say which base it was made for; {fits}. "
         "Pass trust_base=True (--trust-base) when you know it.",

@@ -85,7 +85,7 @@ class Library:
         self._only: frozenset[str] | None = None
         self._index = Index(self.path, writable=not read_only)
         self._opened: dict[str, tuple[str, Expert]] = {}
-        self._sites = None if self.base is None else self.base.linear_sites()
+        self._sites = None if self.base is None else self.base.sites
 
     # -- what there is ------------------------------------------------------------------------------------------
 
@@ -101,7 +101,7 @@ class Library:
 
     @property
     def sites(self) -> Sites | None:
-        """The base's linear layers: path -> (inputs, outputs); None when neither the base nor they are at hand."""
+        """The base's places for experts by path; None when neither the base nor they are at hand."""
         if self._sites is None:
             self._sites = read_sites(self.path, self.base_fingerprint)
         return self._sites

@@ -1,6 +1,5 @@
-"""The base's linear layers, kept with the library: shapes are compared where the base itself is not at hand."""
+"""The base's places for experts, kept with the library: shapes are compared where the base itself is not at hand."""
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,25 +8,47 @@ import torch
 from torch import Tensor
 
 from collegium.core.cards import Fingerprint
+from collegium.experts.places import Sites
 from collegium.library.shelves import read_derived
+from collegium.models import Site
 
-Sites = Mapping[str, tuple[int, int]]
-"""Module path in a base -> (inputs, outputs), as `Base.linear_sites` gives it."""
+_WHAT = ("linear", "feed_forward", "attention")
 
 
 def sites_key(base: Fingerprint) -> dict[str, Any]:
-    """Return the key under which a base's layers are kept among the derived values."""
-    return {"kind": "linear sites", "base": asdict(base)}
+    """Return the key under which a base's places are kept among the derived values."""
+    return {"kind": "sites", "base": asdict(base)}
 
 
 def sites_tensors(sites: Sites) -> dict[str, Tensor]:
-    """Return a base's layers as they are kept: path -> inputs and outputs."""
-    return {path: torch.tensor(shape) for path, shape in sites.items()}
+    """Return a base's places as they are kept.
+
+    PATH -> what is there, its block and its shape; `PATH:NAME` -> the shape of a feed-forward block's parameter.
+    """
+    places = {path: torch.tensor([_WHAT.index(site.what), site.block, *site.shape]) for path, site in sites.items()}
+    inside = {
+        f"{path}:{name}": torch.tensor(shape, dtype=torch.int64)
+        for path, site in sites.items()
+        for name, shape in (site.tensors or {}).items()
+    }
+    return places | inside
 
 
 def read_sites(root: Path, base: Fingerprint) -> Sites | None:
-    """Return the layers kept with a library; None when they never were, or must be noted again."""
-    found = read_derived(root, sites_key(base)) or {}
-    if not all(each.dtype == torch.int64 and each.shape == (2,) for each in found.values()):
+    """Return the places kept with a library; None when they never were, or must be noted again."""
+    kept = read_derived(root, sites_key(base)) or {}
+    if not all(each.dtype == torch.int64 and each.dim() == 1 for each in kept.values()):
         return None
-    return {path: (int(each[0]), int(each[1])) for path, each in found.items()} or None
+    inside: dict[str, dict[str, tuple[int, ...]]] = {}
+    for key in [key for key in kept if ":" in key]:
+        path, _, name = key.partition(":")
+        inside.setdefault(path, {})[name] = tuple(kept.pop(key).tolist())
+    if not all(len(each) == 4 and 0 <= int(each[0]) < len(_WHAT) for each in kept.values()) or inside.keys() - kept:
+        return None
+    return {path: _site(each.tolist(), inside.get(path)) for path, each in kept.items()} or None
+
+
+def _site(numbers: list[int], tensors: dict[str, tuple[int, ...]] | None) -> Site:
+    what, block, first, second = numbers
+    kind = _WHAT[what]
+    return Site(kind, block, (first, second), tensors if kind != "feed_forward" else tensors or {})

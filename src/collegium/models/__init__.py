@@ -15,13 +15,15 @@ from collegium.models.parts import (
     PrefixWeights,
     lora_parts,
 )
-from collegium.models.rows import BASE_ROWS, Group, RowPlan
-from collegium.models.sources import BASES, load_base, load_tokenizer
+from collegium.models.rows import BASE_ROWS, NOBODY, Group, RowPlan, Rows
+from collegium.models.sites import Site
+from collegium.models.sources import BASES, load_base, load_config, load_tokenizer
 
 __all__ = [
     "BASES",
     "BASE_ROWS",
     "KINDS",
+    "NOBODY",
     "Adapter",
     "Base",
     "BaseDecoding",
@@ -35,11 +37,14 @@ __all__ = [
     "PrefixWeights",
     "RowDecoding",
     "RowPlan",
+    "Rows",
+    "Site",
     "after_context",
     "choose_device",
     "choose_dtype",
     "inspect_machine",
     "load_base",
+    "load_config",
     "load_tokenizer",
     "lora_parts",
     "memory_errors",

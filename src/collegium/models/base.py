@@ -15,9 +15,9 @@ from collegium.core.protocols import Tokenizer
 from collegium.models.fingerprint import memory_fingerprint
 from collegium.models.fold import folded_digest, folded_model, weighted_deltas
 from collegium.models.parts import Adapter
-from collegium.models.rows import BASE_ROWS, RowPlan
-from collegium.models.sites import block_sites, choose_sites, find_blocks, parse_layers
-from collegium.models.slots import Run, Slots
+from collegium.models.rows import BASE_ROWS, RowPlan, Rows
+from collegium.models.sites import Site, choose_sites, expert_sites, find_blocks, parse_layers
+from collegium.models.slots import Run, Slots, Source, Trace
 from collegium.models.tail import check_tail, find_tail, log_probs, target_log_probs, target_nats
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ class Base:
         self.context_tokens: int | None = getattr(self.config, "max_position_embeddings", None)
         self.blocks = find_blocks(self.inner, self.config.num_hidden_layers)
         self.output = find_tail(whole, self.config)
-        self._sites = block_sites(model, self.blocks)
-        self._slots = Slots(model, self.blocks, self._sites)
+        self.sites: dict[str, Site] = expert_sites(model, self.blocks, self.config)
+        self._slots = Slots(model, self.blocks, self.sites)
         check_tail(whole, self.inner, self.output)
 
     @staticmethod
@@ -99,7 +99,7 @@ class Base:
     @property
     def attached(self) -> tuple[str, ...]:
         """The names of the attached experts."""
-        return tuple(self._slots.adapters)
+        return self._slots.names
 
     def linear_sites(
         self, targets: Sequence[str] | str | None = None, layers: str | Sequence[int] = "all"
@@ -111,7 +111,8 @@ class Base:
 
         Raises ConfigError for names, patterns and layers that this base does not have.
         """
-        return choose_sites(self._sites, targets, parse_layers(layers, len(self.blocks)))
+        linear = {path: (site.block, site.shape) for path, site in self.sites.items() if site.what == "linear"}
+        return choose_sites(linear, targets, parse_layers(layers, len(self.blocks)))
 
     def attach(self, name: str, adapter: Adapter) -> None:
         """Make an expert speakable under a name, on first use installing its slots.
@@ -120,14 +121,29 @@ class Base:
         """
         self._slots.attach(name, adapter)
 
+    def offer(self, name: str, source: Source) -> None:
+        """Make an expert speakable whose weights are read on first use, and again after they had to leave.
+
+        Raises NameTaken; what does not fit raises IncompatibleExpert when it is read. See `expert_memory_bytes`.
+        """
+        self._slots.offer(name, source)
+
+    @property
+    def expert_memory_bytes(self) -> int | None:
+        """How much the experts in memory may take; beyond it the least recently used one leaves. None = no limit."""
+        return self._slots.residents.limit_bytes
+
+    @expert_memory_bytes.setter
+    def expert_memory_bytes(self, limit: int | None) -> None:
+        self._slots.residents.limit_bytes = limit
+
     def detach(self, name: str) -> None:
         """Forget an expert; after the last one the model is as it was. Raises UnknownName."""
         self._slots.detach(name)
 
     def adapter(self, name: str) -> Adapter:
         """Return an attached expert's adapter; raises UnknownName."""
-        self._slots.require((name,))
-        return self._slots.adapters[name]
+        return self._slots.adapter(name)
 
     def folded(self, weights: Mapping[str, float]) -> "Base":
         """Return a base of its own with the weighted adapters folded into its matrices; the other tensors are shared.
@@ -135,7 +151,7 @@ class Base:
         weights: attached name -> any finite weight. Raises UnknownName.
         """
         self._slots.require(tuple(weights))
-        deltas = weighted_deltas(self._slots.adapters, weights)
+        deltas = weighted_deltas({name: self._slots.adapter(name) for name in weights}, weights)
         told = ", ".join(f"{weight:g} {name}" for name, weight in weights.items()) or "nothing"
         fingerprint = replace(self.fingerprint, weights=folded_digest(self.fingerprint.weights, deltas))
         return Base(
@@ -150,22 +166,24 @@ class Base:
         self,
         tokens: Int[Tensor, "batch seq"],
         *,
-        plan: RowPlan = BASE_ROWS,
+        plan: RowPlan | Rows = BASE_ROWS,
         segments: Int[Tensor, "batch seq"] | None = None,
+        trace: Trace | None = None,
     ) -> Float[Tensor, "row seq hidden"]:
         """Return the last hidden states of every row (groups x texts, group-major), with gradient where asked for.
 
         segments: which document each token of a window belongs to; documents do not see each other.
+        trace:    is filled with what gates say, by module path.
 
         Rows are causal and padded on the right: what stands at padding is not defined, and nothing else depends on it.
         """
         self.check_length(tokens.shape[1])
         positions = None if segments is None else segment_positions(segments).to(self.device)
-        with self.running(plan, tokens.shape[0]) as run:
-            rows = self.inner(
+        with self.running(as_rows(plan, tokens.shape[0]), trace=trace) as run:
+            hidden = self.inner(
                 input_ids=tokens.to(self.device), position_ids=positions, use_cache=False
             ).last_hidden_state
-        return run.widen(rows)
+        return run.widen(hidden, len(self.blocks))
 
     def score_rows(
         self,
@@ -212,11 +230,13 @@ class Base:
             read &= (segments >= 0).to(read.device)
         return self._per_token(self.hidden(tokens, plan=plan, segments=segments), tokens, read, target_nats)
 
-    def open_rows(self, prompts: Sequence[Sequence[int]], plan: RowPlan = BASE_ROWS) -> "RowDecoding":
-        """Return a cached decoding that continues every prompt in every group of the plan."""
+    def open_rows(
+        self, prompts: Sequence[Sequence[int]], plan: RowPlan = BASE_ROWS, *, traced: bool = False
+    ) -> "RowDecoding":
+        """Return a cached decoding that continues every prompt in every group; traced: keep what gates say."""
         from collegium.models.decoding import RowDecoding
 
-        return RowDecoding(self, prompts, plan)
+        return RowDecoding(self, prompts, plan, traced=traced)
 
     def logprobs(
         self,
@@ -245,9 +265,9 @@ class Base:
         return BaseDecoding(self.open_rows(prompts))
 
     @contextmanager
-    def running(self, plan: RowPlan, texts: int, *, first: int | None = None) -> Iterator[Run]:
-        """Let the model follow a plan inside the `with`; for the row executor, not for users."""
-        with self._slots.running(plan, texts, dtype=self.dtype, first=first) as run:
+    def running(self, rows: Rows, *, first: int | None = None, trace: Trace | None = None) -> Iterator[Run]:
+        """Let the model follow rows inside the `with`; for the row executor, not for users."""
+        with self._slots.running(rows, dtype=self.dtype, first=first, trace=trace) as run:
             yield run
 
     def check_length(self, tokens: int) -> None:
@@ -272,6 +292,11 @@ class Base:
         read = read.repeat(groups, 1)
         out = torch.zeros(read.shape, device=self.device)
         return out.masked_scatter(read, values(self.output, hidden[:, :-1][read[:, 1:]], targets))
+
+
+def as_rows(plan: RowPlan | Rows, texts: int) -> Rows:
+    """Return a plan's rows over so many texts; rows are as they are."""
+    return plan if isinstance(plan, Rows) else plan.rows(texts)
 
 
 def segment_positions(segments: Int[Tensor, "batch seq"]) -> Int[Tensor, "batch seq"]:

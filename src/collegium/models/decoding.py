@@ -9,7 +9,8 @@ from torch import Tensor
 
 from collegium.core.errors import DataError, RoutingError
 from collegium.core.routing import Routing
-from collegium.models.rows import RowPlan, last_weights, left_padded_weights, shift_left, shift_right, take_texts
+from collegium.models.rows import RowPlan, Rows, last_weights, left_padded_weights, shift_left, shift_right
+from collegium.models.slots import Trace
 from collegium.models.tail import log_probs, target_log_probs
 
 if TYPE_CHECKING:
@@ -19,18 +20,20 @@ if TYPE_CHECKING:
 class RowDecoding:
     """Texts continued token by token in every group of a plan.
 
-    logprobs: of the token that follows each text, for every group, float32.
+    states:   the last hidden states of what was read last: a prompt, padded on the left, or one token.
+    trace:    what gates said there, by module path, where it was asked for.
     plan:     what the next step is run with; weights of earlier positions stay with their keys and values.
 
     Prompts of different length are padded on the left, inside.
     """
 
-    def __init__(self, base: "Base", prompts: Sequence[Sequence[int]], plan: RowPlan) -> None:
+    def __init__(self, base: "Base", prompts: Sequence[Sequence[int]], plan: RowPlan, *, traced: bool = False) -> None:
         """Read the prompts. Raises DataError for an empty one, BaseModelError for one that is too long."""
         from transformers import DynamicCache
 
         if not prompts or not all(len(prompt) for prompt in prompts):
             raise DataError("every prompt has at least one token; begin with the base's first token or a word.")
+        rows = plan.rows(len(prompts))
         self._base, self._groups = base, len(plan.groups)
         self.lengths = torch.tensor([len(prompt) for prompt in prompts], device=base.device)
         self._prompt_lengths = self.lengths
@@ -41,18 +44,32 @@ class RowDecoding:
         self._padded = bool((self.lengths != seq).any())
         self._cache: Any = DynamicCache(config=base.config)
         self._first: int | None = None
+        self.trace: Trace | None = {} if traced else None
         tokens = shift_right(self._prompts, self.lengths) if self._padded else self._prompts
         positions = (place - (seq - self.lengths)[:, None]).clamp(min=0)
-        hidden = self._forward(tokens, positions, left_padded_weights(plan, self.lengths) if self._padded else plan)
-        self.plan = last_weights(plan, self.lengths)
+        hidden = self._forward(tokens, positions, left_padded_weights(rows, self.lengths) if self._padded else rows)
+        self.plan = last_weights(rows, self.lengths)
         self._prompt_hidden: Tensor | None = hidden
-        self.logprobs: Float[Tensor, "group batch vocab"] = self._next(hidden)
+        self.states: Float[Tensor, "row seq hidden"] = hidden
+        self._logprobs: Tensor | None = None
         self._prompt_scores: Tensor | None = None
 
     @property
     def texts(self) -> int:
         """How many texts are being continued."""
         return self.lengths.shape[0]
+
+    @property
+    def logprobs(self) -> Float[Tensor, "group batch vocab"]:
+        """Log-probabilities of the token that follows each text, float32; computed when first asked for."""
+        if self._logprobs is None:
+            self._logprobs = self._next(self.states)
+        return self._logprobs
+
+    @property
+    def prompt_states(self) -> Float[Tensor, "row seq hidden"]:
+        """The last hidden states of the prompts, right-padded; until the first step."""
+        return shift_left(self.states, self._prompt_lengths.repeat(self._groups)) if self._padded else self.states
 
     @property
     def prompt_scores(self) -> Float[Tensor, "group batch seq"]:
@@ -75,11 +92,11 @@ class RowDecoding:
                 raise RoutingError(
                     f"these texts are open in {self._groups} groups, the new plan has {len(plan.groups)}."
                 )
-            self.plan = plan
+            self.plan = plan.rows(self.texts)
         self._mask = torch.cat([self._mask, self._mask.new_ones(self.texts, 1)], dim=1)
         hidden = self._forward(tokens.to(self._base.device)[:, None], self.lengths[:, None], self.plan)
         self.lengths = self.lengths + 1
-        self.logprobs = self._next(hidden)
+        self.states, self._logprobs = hidden, None
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
         """Go on with these texts alone, in this order, in every group."""
@@ -94,21 +111,29 @@ class RowDecoding:
             self._prompt_hidden = self._prompt_hidden[every]
         if self._prompt_scores is not None:
             self._prompt_scores = self._prompt_scores[:, rows]
-        self.lengths, self.logprobs, self.plan = self.lengths[rows], self.logprobs[:, rows], take_texts(self.plan, rows)
+        self.states = self.states[every]
+        if self._logprobs is not None:
+            self._logprobs = self._logprobs[:, rows]
+        if self.trace is not None:
+            self.trace = {
+                path: (said[every], index if index is None else index[every])
+                for path, (said, index) in self.trace.items()
+            }
+        self.lengths, self.plan = self.lengths[rows], self.plan.take_texts(rows.cpu())
 
-    def _forward(self, tokens: Tensor, positions: Tensor, plan: RowPlan) -> Tensor:
+    def _forward(self, tokens: Tensor, positions: Tensor, rows: Rows) -> Tensor:
         base = self._base
         base.check_length(int(positions.max()) + 1)
-        with torch.no_grad(), base.running(plan, self.texts, first=self._first) as run:
+        with torch.no_grad(), base.running(rows, first=self._first, trace=self.trace) as run:
             self._first = run.first
-            rows = base.inner(
+            hidden = base.inner(
                 input_ids=tokens,
                 attention_mask=self._mask if self._padded else None,
                 position_ids=positions,
                 past_key_values=self._cache,
                 use_cache=True,
             ).last_hidden_state
-        return run.widen(rows)
+        return run.widen(hidden, len(base.blocks))
 
     def _next(self, hidden: Tensor) -> Tensor:
         with torch.no_grad():

@@ -1,13 +1,33 @@
-"""Where experts can sit in a transformers decoder: its blocks, and the linear layers inside them."""
+"""Where experts can sit in a transformers decoder: its blocks, and the linear layers, feed-forward blocks and attention
+layers inside them."""
 
 import re
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from torch import nn
 
-from collegium.core.errors import BaseModelError, ConfigError
+from collegium.core.errors import BaseModelError, ConfigError, IncompatibleExpert
 from collegium.core.tables import nearest
+from collegium.models.parts import BottleneckWeights, FfnWeights, Ia3Weights, LoraWeights, Part, PrefixWeights
+
+_FEED_FORWARD = ("mlp", "feed_forward", "ffn", "feedforward")
+_ATTENTION = ("self_attn", "attn", "attention", "self_attention")
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place for experts.
+
+    block: which block it is in. shape: (inputs, outputs) of a linear layer or a feed-forward block, (key heads, size of
+    a head) of an attention layer. tensors: a feed-forward block's parameters, name -> shape.
+    """
+
+    what: Literal["linear", "feed_forward", "attention"]
+    block: int
+    shape: tuple[int, int]
+    tensors: Mapping[str, tuple[int, ...]] | None = None
 
 
 def find_blocks(inner: nn.Module, layers: int) -> nn.ModuleList:
@@ -44,6 +64,62 @@ def block_sites(model: nn.Module, blocks: nn.ModuleList) -> dict[str, tuple[int,
             if shape is not None:
                 sites[f"{prefix}.{index}.{path}"] = (index, shape)
     return sites
+
+
+def expert_sites(model: nn.Module, blocks: nn.ModuleList, config: Any) -> dict[str, Site]:  # noqa: ANN401
+    """Return module path -> site of every place for experts inside the blocks."""
+    prefix = next(path for path, module in model.named_modules() if module is blocks)
+    found = {path: Site("linear", block, shape) for path, (block, shape) in block_sites(model, blocks).items()}
+    hidden, heads = int(config.hidden_size), int(config.num_attention_heads)
+    kept = int(getattr(config, "num_key_value_heads", None) or heads)
+    size = int(getattr(config, "head_dim", None) or hidden // heads)
+    for index, block in enumerate(blocks):
+        for name, module in block.named_children():
+            path = f"{prefix}.{index}.{name}"
+            if name in _FEED_FORWARD:
+                tensors = {key: tuple(value.shape) for key, value in module.named_parameters()}
+                found[path] = Site("feed_forward", index, (hidden, hidden), tensors)
+            elif name in _ATTENTION:
+                found[path] = Site("attention", index, (kept, size))
+    return found
+
+
+def check_part(part: Part, site: Site, *, where: str) -> None:
+    """Raise IncompatibleExpert when an expert's part does not belong at a site of this kind and shape."""
+    want, got = site.shape, _shape_of(part, site)
+    if got is None:
+        raise IncompatibleExpert(
+            f"{where}: a part of kind {part.kind!r} has no place at this base's {site.what.replace('_', '-')} site."
+        )
+    if got == want:
+        return
+    if isinstance(part, PrefixWeights):
+        raise IncompatibleExpert(
+            f"{where}: the prefix has (heads, size) {got}, this base has {want} there. It was made for another base."
+        )
+    raise IncompatibleExpert(
+        f"{where} maps {got[0]} inputs to {got[1]} outputs, this base has {want[0]} and {want[1]} there. It was made "
+        "for another base; train it again on this one."
+    )
+
+
+def _shape_of(part: Part, site: Site) -> tuple[int, int] | None:
+    """Return the part's shape as its site's would be written, None where it has no place there."""
+    match part, site.what:
+        case LoraWeights(), "linear":
+            return part.shape
+        case Ia3Weights(), "linear":
+            size = part.factors.shape[0]
+            return (size, site.shape[1]) if part.side == "input" else (site.shape[0], size)
+        case BottleneckWeights(), "feed_forward":
+            return part.down.shape[1], part.up.shape[0]
+        case FfnWeights(), "feed_forward":
+            shapes = {key: tuple(value.shape) for key, value in part.tensors.items()}
+            return site.shape if shapes == site.tensors else (-1, -1)
+        case PrefixWeights(), "attention":
+            return part.keys.shape[0], part.keys.shape[2]
+        case _:
+            return None
 
 
 def parse_layers(layers: Any, count: int) -> frozenset[int]:  # noqa: ANN401 - checked here

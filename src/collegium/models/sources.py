@@ -62,6 +62,20 @@ def load_tokenizer(ref: str | Path, *, progress: Progress | None = None) -> Toke
     return None if folder_tokenizer_hash(folder) == NO_TOKENIZER else _read_tokenizer(folder)
 
 
+def load_config(ref: str | Path, *, progress: Progress | None = None) -> Any:  # noqa: ANN401 - a transformers configuration
+    """Return the text configuration of the base that a reference names, its weights left unread.
+
+    Raises BaseModelError where `load_base` does, save for weights that are there and cannot be read.
+    """
+    from transformers import AutoConfig
+
+    folder = _folder(ref, progress or _silent)
+    check_folder(folder)
+    with damage_told(f"{folder}/config.json cannot be read"):
+        found: Any = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return found.get_text_config()
+
+
 def _folder(ref: str | Path, progress: Progress) -> Path:
     """Return the folder of the base that a reference names, fetched when it is not there yet."""
     name = str(ref)

@@ -12,14 +12,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from collegium.compose import Cast, Ensemble, Mix, live_rows, textless_weights
+from collegium.compose import Cast, Mix, live_rows, only_router, textless_weights
 from collegium.core.errors import RoutingError
-from collegium.core.protocols import LanguageModel, PrefixRouter, RouterRecipe
+from collegium.core.protocols import LanguageModel, RouterRecipe
 from collegium.core.routing import BASE, Routing
 from collegium.infer import HeldOut, TokenTable, best_experts, ensemble_scores, perplexities, score_text
 from collegium.library import Library
 from collegium.recipes.watch import Watch
-from collegium.routers import cached_prior, classifier, cluster, default, posterior, uniform
+from collegium.routers import (
+    Recipe,
+    arrow,
+    cached_prior,
+    classifier,
+    cluster,
+    default,
+    phatgoose,
+    posterior,
+    uniform,
+    xlora,
+)
+from collegium.routers.gates import GateRecipe
 
 TIMED_WINDOWS = 4
 """How many windows a composition's speed is measured on."""
@@ -30,7 +42,7 @@ class Way:
     """One composition: how, with which router, how many experts keep weight."""
 
     compose: str
-    recipe: RouterRecipe
+    recipe: Recipe
     top_k: int | None = None
 
     @property
@@ -76,16 +88,22 @@ def ways(cast: Cast, library: Library) -> list[Way]:
     found += [Way("ensemble", recipe, k) for recipe in top for k in (1, 2) if k < len(cast.names)]
     if not cast.whole:
         found += [Way("mix", recipe) for recipe in (*plain, *fitted)]
+        found += [Way("mix", gates) for gates in (arrow(), phatgoose(), xlora()) if _bound(gates, cast, library)]
     if not (cast.whole and cast.keys):
         found += [Way("merge", recipe) for recipe in (uniform(), cached_prior()) if _bound(recipe, cast, library)]
     return found
 
 
-def _bound(recipe: RouterRecipe, cast: Cast, library: Library) -> PrefixRouter | None:
+def _bound(recipe: Recipe, cast: Cast, library: Library) -> bool:
+    """Return whether a recipe can be bound to these experts."""
     try:
-        return recipe.bind(cast.names, shelf=library, tokenizer=cast.base.tokenizer)
+        if isinstance(recipe, GateRecipe):
+            cast.mixed(recipe, shelf=library)
+        else:
+            recipe.bind(cast.names, shelf=library, tokenizer=cast.base.tokenizer)
     except RoutingError:
-        return None
+        return False
+    return True
 
 
 def build_way(way: Way, cast: Cast, library: Library) -> LanguageModel:
@@ -93,16 +111,16 @@ def build_way(way: Way, cast: Cast, library: Library) -> LanguageModel:
     if way.compose == "merge":
         weights = textless_weights(way.recipe, cast.names, shelf=library, tokenizer=cast.base.tokenizer)
         return cast.merged(weights)
-    router = way.recipe.bind(cast.names, shelf=library, tokenizer=cast.base.tokenizer)
-    if way.compose == "mix":
-        return Mix(cast.base, cast.keys, router, top_k=way.top_k)
-    return Ensemble(cast.voices(), router, top_k=way.top_k)
+    compose = cast.mixed if way.compose == "mix" else cast.ensembled
+    return compose(way.recipe, shelf=library, top_k=way.top_k)
 
 
 def column(way: Way, cast: Cast, library: Library, table: TokenTable, *, watch: Watch) -> Column:
     """Return a composition's column: an ensemble from the table, mix and merge by running them."""
     if way.compose == "ensemble":
-        router = way.recipe.bind(cast.names, shelf=library, tokenizer=cast.base.tokenizer)
+        router = only_router(way.recipe, what="an ensemble").bind(
+            cast.names, shelf=library, tokenizer=cast.base.tokenizer
+        )
         scores, routing = ensemble_scores(table, router, tokenizer=cast.base.tokenizer, top_k=way.top_k)
         many = (
             len(router.experts) if router.needs_likelihoods else live_rows(routing, len(table.text.domains)).choice.rows
@@ -151,11 +169,13 @@ def time_way(way: Way | None, cast: Cast, library: Library, text: HeldOut) -> fl
     return measure_ms(lambda: model.score(tokens, lengths=lengths, context=context), int(lengths.sum()))
 
 
-def cost_key(way: Way | None, rows: float) -> tuple[str, float, bool]:
-    """Return what a composition's speed depends on: ensembles of equally many rows cost the same."""
+def cost_key(way: Way | None, rows: float) -> tuple[str, float, str]:
+    """Return what a composition's speed depends on: ensembles of equally many rows cost the same, each gate its own."""
     if way is None or way.compose == "merge":
-        return ("base", 1.0, False)
-    reads = way.compose == "mix" and way.recipe.name in {"posterior", "default"}
+        return ("base", 1.0, "")
+    if isinstance(way.recipe, GateRecipe):
+        return (way.compose, rows, way.recipe.name)
+    reads = "context" if way.compose == "mix" and way.recipe.name in {"posterior", "default"} else ""
     return (way.compose, rows, reads)
 
 
@@ -163,7 +183,7 @@ def time_columns(
     columns: Sequence[Column], cast: Cast, library: Library, text: HeldOut, *, watch: Watch
 ) -> list[Column]:
     """Return the columns with their speed; each kind of cost is measured once."""
-    kinds: dict[tuple[str, float, bool], float] = {}
+    kinds: dict[tuple[str, float, str], float] = {}
     update = watch.begin("speed", len(columns))
     timed = []
     for place, each in enumerate(columns):

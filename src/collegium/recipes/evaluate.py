@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tyro.conf import OmitArgPrefixes, Positional
 
-from collegium.compose import Ensemble, Mix, SeparateVoices, Voices
+from collegium.compose import Ensemble, GatedMix, Mix, SeparateVoices, Voices
 from collegium.core.routing import BASE, Routing
 from collegium.data import read_domains
 from collegium.infer import (
@@ -108,15 +108,15 @@ def composed_scores(
     update = watch.begin(opened.way.label, int(table.text.lengths.sum()))
     scores = score_text(model, table.text, progress=lambda done, _: update(done))
     routing = None
-    if isinstance(model, Mix):
+    if isinstance(model, Mix | GatedMix):
         routing = mix_routing(model, table)
     return scores, routing
 
 
-def mix_routing(model: Mix, table: TokenTable) -> Routing:
+def mix_routing(model: Mix | GatedMix, table: TokenTable) -> Routing:
     """Return a mix's routing along the windows; the held posterior comes from the table."""
     text = table.text
-    if not model.router.needs_likelihoods:
+    if isinstance(model, GatedMix) or not model.router.needs_likelihoods:
         return model.routing(text.tokens, lengths=text.lengths, context=text.context)
     _, routing = ensemble_scores(table, model.router, tokenizer=model.tokenizer, top_k=model.top_k)
     rows = torch.arange(len(text.lengths))

@@ -35,7 +35,7 @@ class GenerateConfig:
     """Seed and machine."""
 
 
-def parse_weights(text: str) -> dict[str, float] | None:
+def parse_weights(text: str, *, flag: str = "--experts") -> dict[str, float] | None:
     """Return expert weights written as a=.7,b=.3; None for an empty text.
 
     >>> parse_weights("a=.7,b=.3")
@@ -48,11 +48,11 @@ def parse_weights(text: str) -> dict[str, float] | None:
         name, _, number = part.partition("=")
         name = name.strip()
         if name in weights:
-            raise ConfigError(f"--experts weighs each expert once; {name!r} comes twice.")
+            raise ConfigError(f"{flag} weighs each expert once; {name!r} comes twice.")
         try:
             weights[name] = float(number)
         except ValueError:
-            raise ConfigError(f"--experts is NAME=WEIGHT,...; cannot read {part!r}.") from None
+            raise ConfigError(f"{flag} is NAME=WEIGHT,...; cannot read {part!r}.") from None
     return weights
 
 

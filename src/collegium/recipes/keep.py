@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 from collegium.compose import Cast, assemble
 from collegium.core.errors import RoutingError
-from collegium.core.names import FITTED_ROUTERS
+from collegium.core.names import FITTED_GATES, FITTED_ROUTERS
 from collegium.data import Corpus, Domain
-from collegium.library import Library
+from collegium.library import Library, forget_prototypes
 from collegium.models import Base
 from collegium.recipes.fit_routers import FIT_DOCUMENTS, fit_routers, sequence_likelihoods
 from collegium.recipes.watch import Watch
@@ -18,6 +18,7 @@ from collegium.routers import (
     shrink_cached_prior,
     shrink_classifier,
     shrink_cluster,
+    shrink_phatgoose,
 )
 from collegium.routers.fitted import known_experts, load_fit
 
@@ -25,6 +26,7 @@ _SHRINK: dict[str, Callable[[Library, str], None]] = {
     "classifier": lambda library, name: shrink_classifier(library, expert=name),
     "cluster": lambda library, name: shrink_cluster(library, expert=name),
     "cached_prior": lambda library, name: shrink_cached_prior(library, expert=name),
+    "phatgoose": lambda library, name: shrink_phatgoose(library, expert=name),
 }
 
 
@@ -100,22 +102,26 @@ def remove_expert(library: Library, name: str, *, cascade: bool = False, keep_de
     """
     going = library.removal(name, cascade=cascade, keep_descendants=keep_descendants).removed
     traces = [line for each in going if each in library for line in _unroute(library, each)]
+    digests = [digest for each in going if (digest := library.expert_digest(each)) is not None]
     library.remove(name, cascade=cascade, keep_descendants=keep_descendants)
+    for digest in digests:
+        forget_prototypes(library, digest)
     return traces
 
 
 def _unroute(library: Library, name: str) -> list[str]:
     """Take an expert's rows out of the routers; return which of them learned from its texts in their first fit."""
     traces = []
-    for router in FITTED_ROUTERS:
+    for router in (*FITTED_ROUTERS, *FITTED_GATES):
         if router not in library.router_names():
             continue
         _, card = library.load_router(router)
-        if name in card["experts"]:
+        if name in card["experts"] and router in _SHRINK:
             _SHRINK[router](library, name)
         if name in card["first"]:
+            again = f"router fit {router}" if router in FITTED_GATES else "train"
             traces.append(
                 f"router {router}: its first fit read texts of {name}; `collegium library remove {router}`, then "
-                "`collegium train` on the remaining texts, fits it anew"
+                f"`collegium {again}` on the remaining texts, fits it anew"
             )
     return traces

@@ -16,6 +16,7 @@ from collegium.recipes.reference import Reference, parse_reference
 from collegium.recipes.watch import Watch
 from collegium.routers import fixed
 from collegium.routers import parse as parse_router
+from collegium.routers.gates import GateRecipe
 
 DEFAULT_BASE = "smollm2-135m"
 
@@ -43,7 +44,9 @@ class Opened:
 def open_base(reference: str, common: Common) -> Base:
     """Return the base that a reference names, on the device and in the dtype asked for."""
     common.apply_threads()
-    return load_base(reference, device=common.device, dtype=common.dtype)
+    base = load_base(reference, device=common.device, dtype=common.dtype)
+    base.expert_memory_bytes = common.expert_memory * 1_000_000 or None
+    return base
 
 
 def kept_reference(reference: str) -> str:
@@ -110,15 +113,29 @@ def _open_member(reference: Reference, member: str, base: Base, library: Library
     if member == BASE:
         return Opened(reference, base, base)
     chosen = select(library, (member,))
-    check_base(library[member], base)
+    check_base(library.card(member), base)
     cast = gather(base, chosen, watch)
-    if cast.whole:
-        return Opened(reference, base, cast.whole[member], cast, chosen)
-    return Opened(reference, base, Mix(base, cast.keys, fixed({member: 1.0}).bind((member,))), cast, chosen)
+    return Opened(reference, base, alone(cast, member), cast, chosen)
+
+
+def alone(cast: Cast, name: str) -> LanguageModel:
+    """Return one expert of a cast as a language model by itself, or its base; raises UnknownName."""
+    if name == BASE:
+        return cast.base
+    if name not in cast.names:
+        raise UnknownName(f"there is no expert {name!r} here. {nearest(name, (BASE, *cast.names))}")
+    if name in cast.whole:
+        return cast.whole[name]
+    return Mix(cast.base, {name: cast.keys[name]}, fixed({name: 1.0}).bind((name,)))
+
+
+def _composition(router: str | None) -> str | None:
+    """Return the one composition that gates can be used in, None for a router."""
+    return "mix" if router is not None and isinstance(parse_router(router), GateRecipe) else None
 
 
 def _way(reference: Reference, library: Library, weights: dict[str, float] | None) -> Way:
-    compose = reference.compose or library.defaults.composition or "ensemble"
+    compose = reference.compose or _composition(reference.router) or library.defaults.composition or "ensemble"
     if compose == "merge" and reference.top_k:
         raise ConfigError("merge makes one model for all texts, so top_k has nothing to choose; leave it out.")
     if weights is not None:

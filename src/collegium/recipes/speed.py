@@ -8,10 +8,12 @@ import torch
 
 from collegium.core.routing import BASE
 from collegium.experts import FitConfig
+from collegium.experts.fresh import fresh_adapter
 from collegium.experts.objective import computing_in
+from collegium.experts.recipe import resolve
 from collegium.experts.whole_fit import branch
 from collegium.infer import HeldOut
-from collegium.models import Base, LoraWeights, RowPlan
+from collegium.models import Base, RowPlan
 from collegium.recipes.watch import Watch
 
 
@@ -19,8 +21,9 @@ def tokens_per_second(base: Base, fit: FitConfig, *, repeats: int = 5) -> float:
     """Return the training tokens a second of one expert on this machine: the median of whole steps, packed."""
     tokens = torch.randint(0, base.vocab_size, (fit.batch, fit.window), generator=torch.Generator().manual_seed(0))
     segments = (torch.arange(fit.window) >= fit.window // 2).long().expand(fit.batch, -1)
-    name, adapter = "speed-probe", zero_adapter(base, fit)
-    optimiser = torch.optim.AdamW([part for each in adapter.values() for part in (each.a, each.b)], fused=True)
+    name = "speed-probe"
+    adapter = fresh_adapter(base, resolve(fit), name, tokens=tokens)
+    optimiser = torch.optim.AdamW([each for part in adapter.values() for each in part.tensors.values()], fused=True)
     base.attach(name, adapter)
 
     def step() -> None:
@@ -84,15 +87,3 @@ def say_scoring_plan(plan: dict[str, float | int], watch: Watch) -> None:
         f"{plan['tokens']:,.0f} tokens in {plan['rows']:.0f} rows at {plan['score_tokens_per_second']:.0f} tokens a "
         f"second (measured): at most {plan['expected_seconds']:.0f} seconds"
     )
-
-
-def zero_adapter(base: Base, fit: FitConfig) -> dict[str, LoraWeights]:
-    """Return an adapter of the fit's shape that changes nothing and can be trained."""
-    return {
-        path: LoraWeights(
-            torch.zeros(fit.rank, inputs, device=base.device, requires_grad=True),
-            torch.zeros(outputs, fit.rank, device=base.device, requires_grad=True),
-            1.0,
-        )
-        for path, (inputs, outputs) in base.linear_sites(fit.targets, fit.layers).items()
-    }

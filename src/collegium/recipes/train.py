@@ -48,7 +48,7 @@ class TrainConfig:
     workers: int = 1
     """Experts trained at the same time; they divide the threads."""
     whole: bool = False
-    """Make whole small models (Branch-Train-Merge) in place of low-rank changes."""
+    """Make whole small models (Branch-Train-Merge) in place of small changes of the base."""
     parents: tuple[str, ...] = ()
     """Whole experts of the library to branch from, weighted by their posterior on the domain; none = the base."""
     routers: bool = True
@@ -72,10 +72,10 @@ def run(config: TrainConfig, *, watch: Watch) -> RunCard:
     """
     start = time.perf_counter()
     if config.parents and not config.whole:
-        raise ConfigError("--parents goes with --whole: a low-rank expert always starts from the base.")
+        raise ConfigError("--parents goes with --whole: a small expert always starts from the base.")
     if config.workers < 1:
         raise ConfigError(f"--workers is at least 1, got {config.workers}.")
-    resolve(config.fit, "whole" if config.whole else "lora")  # a wrong setting is told before anything is read
+    resolve(config.fit, "whole" if config.whole else None)  # a wrong setting is told before anything is read
     corpus = chosen_domains(read_domains(config.data, columns=config.columns or None), config.domains)
     check_domains(corpus)
     each = max(1, config.common.apply_threads() // config.workers)
@@ -183,7 +183,7 @@ def train_domains(
 ) -> dict[str, dict[str, Any]]:
     """Train the domains and add each expert as soon as it is done; return each one's figures or error.
 
-    branch: where a domain's whole model begins; None = low-rank experts are made.
+    branch: where a domain's whole model begins; None = small experts are made.
     """
     bars = {domain.name: watch.begin(f"training {domain.name}", fit.steps) for domain in domains}
 

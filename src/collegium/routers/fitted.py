@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from collegium.core.errors import RoutingError, StaleRouter, UnknownName
+from collegium.core.names import FITTED_ROUTERS
 from collegium.core.protocols import RouterChange, Shelf
 
 FIT_VERSION = 2
@@ -39,10 +40,52 @@ def covering_fit(experts: Iterable[str], shelf: Shelf | None, fit: str, *, route
     missing = [name for name in experts if name not in known]
     if missing:
         raise StaleRouter(
-            f"router {router!r} (fit {fit!r}) was fitted without {missing}: `collegium train DATA --library LIB` with "
-            f"their texts adds them; in Python, collegium.routers.grow_{router}. Or leave them out with ?experts=."
+            f"router {router!r} (fit {fit!r}) was fitted without {missing}: {_growing(router)} with their texts adds "
+            f"them; in Python, collegium.routers.grow_{router}. Or leave them out with ?experts=."
         )
     return tensors, card
+
+
+def exact_fit(experts: Iterable[str], shelf: Shelf | None, fit: str, *, router: str) -> Fit:
+    """Return a router's fit that was made for these very experts; raises StaleRouter when any came, went or changed.
+
+    For routers whose parts all depend on each other (growth `refit`).
+    """
+    tensors, card = load_fit(shelf, fit, router=router)
+    assert shelf is not None
+    wanted, fitted = set(experts), set(card["experts"])
+    known = known_experts(shelf, card)
+    changes = {
+        "came": sorted(wanted - fitted),
+        "are left out": sorted(fitted - wanted),
+        "changed": sorted((wanted & fitted) - known),
+    }
+    told = ", ".join(f"{', '.join(names)} {what}" for what, names in changes.items() if names)
+    if told:
+        raise StaleRouter(
+            f"router {router!r} (fit {fit!r}) is stale: since it was fitted for {', '.join(sorted(fitted))}, {told}. "
+            f"All its weights depend on each other: {_way_out(router)}"
+        )
+    return tensors, card
+
+
+def is_fitted(shelf: Shelf, fit: str) -> bool:
+    """Return whether there is a fit of this name, of whatever router."""
+    try:
+        shelf.load_router(fit)
+    except UnknownName:
+        return False
+    return True
+
+
+def check_fit_base(card: Mapping[str, Any], base: str, fit: str) -> None:
+    """Raise RoutingError when a fit was learnt on another base than the one of this short fingerprint."""
+    if card.get("base") != base:
+        raise RoutingError(
+            f"fit {fit!r} was learnt inside base {card.get('base')!r}, this is {base!r}, where its weights mean "
+            "nothing. "
+            f"{_way_out(str(card.get('router')))}"
+        )
 
 
 def change_fit(shelf: Shelf, fit: str, change: RouterChange, *, router: str) -> None:
@@ -106,4 +149,13 @@ def _never_fitted(fit: str, router: str) -> RoutingError:
 
 
 def _way_out(router: str) -> str:
-    return f"`collegium train DATA --library LIB` fits it; in Python, collegium.routers.fit_{router}."
+    command = "train" if router in FITTED_ROUTERS else f"router fit {router}"
+    return f"`collegium {command} DATA --library LIB` fits it; in Python, collegium.{_module(router)}.fit_{router}."
+
+
+def _module(router: str) -> str:
+    return "routers" if router in FITTED_ROUTERS else "compose"
+
+
+def _growing(router: str) -> str:
+    return f"`collegium {'train' if router in FITTED_ROUTERS else f'router fit {router}'} DATA --library LIB`"

@@ -47,6 +47,8 @@ class Posterior:
         """Check the decay and a prior given by hand."""
         if not 0 <= self.decay <= 1:
             raise RoutingError(f"posterior: decay lies between 0 and 1, got {self.decay}.")
+        if not (self.prior is None or isinstance(self.prior, Mapping | RouterRecipe)):
+            raise RoutingError(f"posterior: a prior is weights by name or a router's recipe, got {self.prior!r}.")
         if isinstance(self.prior, Mapping):
             odd = {name: weight for name, weight in self.prior.items() if not 0 <= weight < math.inf}
             if odd or not math.fsum(self.prior.values()) > 0:

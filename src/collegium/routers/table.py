@@ -15,9 +15,13 @@ from collegium.routers.classifier import classifier
 from collegium.routers.cluster import cluster
 from collegium.routers.default import default
 from collegium.routers.fixed import fixed
+from collegium.routers.gates import GateRecipe, available_gates
 from collegium.routers.oracle import oracle
 from collegium.routers.posterior import posterior
 from collegium.routers.uniform import uniform
+
+Recipe = RouterRecipe | GateRecipe
+"""A router, or gates, before they know their experts."""
 
 ENTRY_POINTS = "collegium.routers"
 """The entry-point group in which outside packages name a `Method` that builds a recipe."""
@@ -64,8 +68,8 @@ def available() -> dict[str, Method]:
     return found
 
 
-def parse(text: str) -> RouterRecipe:
-    """Return the router that `NAME` or `NAME:KEY=VALUE,...` names.
+def parse(text: str) -> Recipe:
+    """Return the router, or the gates, that `NAME` or `NAME:KEY=VALUE,...` names.
 
     Raises ConfigError on an unknown name or key, with the nearest, and on a value of the wrong kind.
 
@@ -73,8 +77,10 @@ def parse(text: str) -> RouterRecipe:
     0.9
     >>> parse("fixed:law=0.7,code=0.3").weights
     {'law': 0.7, 'code': 0.3}
+    >>> parse("arrow:top_k=2,temperature=1").top_k
+    2
     """
-    table = available()
+    table = {**available_gates(), **available()}
     name, _, rest = text.partition(":")
     if name not in table:
         raise ConfigError(f"unknown router {name!r}. {nearest(name, table)}")
@@ -114,7 +120,10 @@ def _value(value: str, kind: Any, *, where: str) -> Any:  # noqa: ANN401 - what 
     if type(None) in kinds and value == "none":
         return None
     if RouterRecipe in kinds:
-        return parse(value)
+        recipe = parse(value)
+        if not isinstance(recipe, RouterRecipe):
+            raise ConfigError(f"router {where!r}: {value!r} names gates, which act inside the base; name a router.")
+        return recipe
     for number in (int, float):
         if number in kinds:
             return _number(value, where=where, number=number)

@@ -4,9 +4,10 @@ import hashlib
 import json
 import math
 import pickle
+import re
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,8 +18,9 @@ from torch import Tensor
 from collegium.core.cards import ExpertCard, Fingerprint
 from collegium.core.errors import CollegiumError, CorruptExpert, IncompatibleExpert
 from collegium.experts import AdapterPayload, Expert
+from collegium.models import Site
 
-Sites = Mapping[str, tuple[int, int]]
+Sites = Mapping[str, Site]
 
 
 @runtime_checkable
@@ -46,26 +48,31 @@ def check_expert_format(form: ExpertFormat, expert: Expert, *, sites: Sites, ten
     finite is refused even when the card was made to agree with it; so are another base (naming both), other shapes,
     an unknown card field and a name with path parts.
 
-    expert:  any sound one, its card with a base. sites: the layers of that base.
-    tensors: how to read the payload; default = A and B of a LoRA expert.
+    expert:  any sound one, its card with a base. sites: the places for experts of that base.
+    tensors: how to read the payload; default = everything that an adapter of any kind computes with.
     """
-    read = tensors or lora_tensors
+    read = tensors or adapter_tensors
     with tempfile.TemporaryDirectory() as place:
         trial = _Trial(form, expert, sites, Path(place))
         _check_round_trip(trial, read)
-        for damage in (*_DAMAGES, *(_LORA_DAMAGES if isinstance(expert.payload, AdapterPayload) else ())):
+        for damage in (*_DAMAGES, *(_ADAPTER_DAMAGES if isinstance(expert.payload, AdapterPayload) else ())):
             for sealed in (False, True):
                 _check_refused(trial, damage, sealed=sealed)
         _check_other_base(trial)
 
 
-def lora_tensors(expert: Expert) -> dict[str, Tensor]:
-    """Return A, B and scale of every layer of a LoRA expert."""
-    assert isinstance(expert.payload, AdapterPayload), "give `tensors` for experts of another kind"
+def adapter_tensors(expert: Expert) -> dict[str, Tensor]:
+    """Return everything an adapter computes with, by place and name: its tensors, scales and sides."""
+    assert isinstance(expert.payload, AdapterPayload), "give `tensors` for experts that are no adapters"
     found: dict[str, Tensor] = {}
-    for path, weights in expert.payload.lora.items():
-        scale = torch.tensor(weights.scale, dtype=torch.float64)
-        found |= {f"{path} A": weights.a, f"{path} B": weights.b, f"{path} scale": scale}
+    for path, part in expert.payload.adapter.items():
+        found |= {f"{path} {name}": tensor for name, tensor in part.tensors.items()}
+        for field in fields(part):
+            value = getattr(part, field.name)
+            if isinstance(value, float):
+                found[f"{path} {field.name}"] = torch.tensor(value, dtype=torch.float64)
+            elif isinstance(value, str):
+                found[f"{path} {field.name} {value}"] = torch.zeros(0)
     return found
 
 
@@ -186,7 +193,7 @@ def _spoil(value: float) -> Callable[[Path], None]:
 
 def _reshape(folder: Path) -> None:
     tensors = load_file(_tensor_file(folder))
-    name = max(name for name in tensors if tensors[name].dim() == 2)
+    name = max(name for name in tensors if tensors[name].dim() >= 2)
     wider = torch.cat([tensors[name], tensors[name][:1]])
     save_file({**tensors, name: wider}, _tensor_file(folder), metadata={"format": "pt"})
 
@@ -219,6 +226,28 @@ def _edit_card(**fields: Any) -> Callable[[Path], None]:  # noqa: ANN401 - any J
     return harm
 
 
+def _config_file(folder: Path) -> Path:
+    return next(path for path in sorted(folder.iterdir()) if path.name.endswith("config.json"))
+
+
+def _edit_config(folder: Path) -> None:
+    config = _config_file(folder)
+    config.write_text(json.dumps({**json.loads(config.read_text()), "a_field_of_the_future": 3}))
+
+
+def _stray_tensor(folder: Path) -> None:
+    tensors = load_file(_tensor_file(folder))
+    save_file({**tensors, "stray": torch.zeros(2, 2)}, _tensor_file(folder), metadata={"format": "pt"})
+
+
+def _move(folder: Path) -> None:
+    path = _tensor_file(folder)
+    moved = {re.sub(r"\.[01]\.", ".77.", name): each for name, each in load_file(path).items()}
+    save_file(moved, path, metadata={"format": "pt"})
+    config = _config_file(folder)
+    config.write_text(re.sub(r"\.[01]\.", ".77.", config.read_text()))
+
+
 def _half_card(folder: Path) -> None:
     card = folder / "card.json"
     card.write_text(card.read_text()[:-9])
@@ -239,4 +268,9 @@ _DAMAGES = (
     _Damage("a card field of the wrong type", _edit_card(tokens_seen="many")),
     _Damage("a name with path parts", _edit_card(name="../x"), (CollegiumError,)),
 )
-_LORA_DAMAGES = (_Damage("weights of another shape", _reshape, (CorruptExpert, IncompatibleExpert)),)
+_ADAPTER_DAMAGES = (
+    _Damage("weights of another shape", _reshape, (CorruptExpert, IncompatibleExpert)),
+    _Damage("an unknown field of the configuration", _edit_config, (CorruptExpert, IncompatibleExpert)),
+    _Damage("a tensor that belongs nowhere", _stray_tensor, (CorruptExpert, IncompatibleExpert)),
+    _Damage("weights at a place that the base lacks", _move, (CorruptExpert, IncompatibleExpert)),
+)

@@ -19,7 +19,8 @@ from collegium.core.errors import (
     UnknownName,
 )
 from collegium.experts import AdapterPayload, Expert, parents_of
-from collegium.testing.expert_format import lora_tensors
+from collegium.experts.fresh import with_tensors
+from collegium.testing.expert_format import adapter_tensors
 
 
 @runtime_checkable
@@ -97,7 +98,7 @@ def check_library(open_library: Open, experts: tuple[Expert, Expert, Expert]) ->
     library is a library; an expert from which others came is not removed without a word about them; what is damaged is
     found by `verify`.
 
-    experts: three LoRA experts of the library's base, with names of their own and no parents.
+    experts: three adapter experts (of any kinds) of the library's base, with names of their own and no parents.
     """
     first, second, third = experts
     _check_add(open_library, first, second)
@@ -148,12 +149,12 @@ def _check_names(open_library: Open, first: Expert, third: Expert) -> None:
 def _check_refused_experts(open_library: Open, third: Expert) -> None:
     library = open_library()
     before = snapshot(library.path)
-    assert isinstance(third.payload, AdapterPayload), "give LoRA experts"
+    assert isinstance(third.payload, AdapterPayload), "give adapter experts"
     other = replace(third.card, base=Fingerprint("0" * 64, "1" * 64, "2" * 64))
     law = "an expert of another base is refused"
     _refused(lambda: library.add(Expert(other, third.payload)), IncompatibleExpert, law)
     for value in (math.nan, math.inf):
-        adapter = {path: replace(each, a=each.a * value) for path, each in third.payload.lora.items()}
+        adapter = with_tensors(third.payload.adapter, lambda tensor, value=value: tensor * value)
         spoilt = Expert(third.card, replace(third.payload, adapter=adapter))
         _refused(lambda spoilt=spoilt: library.add(spoilt), CorruptExpert, "an expert that is not finite is refused")
     assert snapshot(library.path) == before, "an expert that was refused changes nothing"
@@ -243,7 +244,7 @@ def _check_lineage(open_library: Open, first: Expert, third: Expert) -> None:
 def _check_verify(open_library: Open, first: Expert) -> None:
     library = open_library()
     assert not library.verify(), f"a sound library has no problems: {library.verify()}"
-    path = library.path / "experts" / first.name / "adapter_model.safetensors"
+    path = next((library.path / "experts" / first.name).glob("*.safetensors"))
     sound = path.read_bytes()
     path.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
     for other in (library, open_library()):
@@ -254,7 +255,7 @@ def _check_verify(open_library: Open, first: Expert) -> None:
 
 def _same(found: Expert, expected: Expert) -> None:
     assert isinstance(found.payload, AdapterPayload), f"{expected.name!r} comes back as what it was"
-    before, after = lora_tensors(expected), lora_tensors(found)
+    before, after = adapter_tensors(expected), adapter_tensors(found)
     assert replace(found.card, payload={}) == replace(expected.card, payload={}), "the card comes back as it was"
     assert before.keys() == after.keys(), f"{expected.name!r} lost or gained {before.keys() ^ after.keys()}"
     assert all(torch.equal(before[key], after[key]) for key in before), f"{expected.name!r} comes back with its bits"

@@ -1,12 +1,18 @@
 """PicoLlama: a byte-level toy base that is trained in seconds, and random bases of other architectures for laws."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from collegium.core.cards import ExpertCard
 from collegium.core.randomness import derive_seed, generator
-from collegium.models import Base, LoraWeights
+from collegium.experts import Expert, FitConfig, adapter_payload
+from collegium.experts.fresh import FRESH, places_of, with_tensors
+from collegium.experts.recipe import AdapterKind
+from collegium.models import Base
 
 SPECIAL_TOKENS = ("<|im_start|>", "<|im_end|>")
 VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)
@@ -98,21 +104,46 @@ def random_adapter(
     base: Base,
     seed: int = 0,
     *,
+    kind: AdapterKind = "lora",
     rank: int = 4,
     targets: Sequence[str] | str | None = None,
     layers: str | Sequence[int] = "all",
     scale: float = 0.5,
-) -> dict[str, LoraWeights]:
-    """Return a random expert for a base, strong enough to be seen in every log-probability."""
-    draw = generator(seed, "random adapter")
-    return {
-        path: LoraWeights(
-            torch.randn(rank, inputs, generator=draw) / inputs**0.5,
-            torch.randn(outputs, rank, generator=draw) / rank**0.5,
-            scale,
-        )
-        for path, (inputs, outputs) in base.linear_sites(targets, layers).items()
-    }
+) -> dict[str, Any]:
+    """Return a random expert for a base, strong enough to be seen in every log-probability.
+
+    rank: of low-rank changes and bottlenecks, and the length of a prefix. targets: of kinds that sit in linear layers.
+
+    >>> sorted(random_adapter(random_base("gpt2"), kind="ffn", layers="top:1"))
+    ['transformer.h.1.mlp']
+    """
+    chosen = layers if isinstance(layers, str) else tuple(layers)
+    named = targets if targets is None or isinstance(targets, str) else tuple(targets)
+    config = FitConfig(kind=kind, rank=rank, prefix_tokens=rank, targets=named, layers=chosen)
+    draw, tokens = generator(seed, "random adapter"), torch.arange(rank)[None]
+    fresh = FRESH[kind](base, places_of(base, config), config, "random", tokens)
+    drawn = with_tensors(fresh, lambda tensor: _random_like(tensor, kind, draw))
+    return {path: replace(part, scale=scale) if hasattr(part, "scale") else part for path, part in drawn.items()}
+
+
+def random_expert(base: Base, seed: int = 0, *, kind: AdapterKind = "lora", name: str = "random") -> Expert:
+    """Return a random expert of a kind with a card that names its base.
+
+    >>> random_expert(pico_base(), kind="ia3").card.kind
+    'ia3'
+    """
+    card = ExpertCard(name=name, kind=kind, base=base.fingerprint)
+    return Expert(card, adapter_payload(base, random_adapter(base, seed, kind=kind)))
+
+
+def _random_like(tensor: Tensor, kind: AdapterKind, draw: torch.Generator) -> Tensor:
+    """Return random numbers of the size that the kind's weights have: factors about one, the rest by their inputs."""
+    noise = torch.randn(tensor.shape, generator=draw)
+    if kind == "ia3":
+        return 1 + noise / 2
+    if kind == "prefix":
+        return noise
+    return noise / max(1, tensor.shape[-1]) ** 0.5
 
 
 def _random_model(architecture: str, seed: int) -> Any:  # noqa: ANN401 - a transformers model

@@ -8,6 +8,8 @@ from typing import Any
 from collegium.core.errors import ResourceError
 from collegium.data import Corpus
 from collegium.experts import FitConfig
+from collegium.experts.fresh import numbers_of, places_of
+from collegium.experts.recipe import SETTINGS
 from collegium.models import Base
 from collegium.recipes.budget import Budget
 from collegium.recipes.speed import scoring_tokens_per_second, tokens_per_second
@@ -58,12 +60,18 @@ class Plan:
         many = ", ".join(f"{name} ({self.documents[name]:,} documents)" for name in self.domains)
         return [
             f"domains   {many}",
-            f"experts   {len(self.domains)} of rank {self.fit.rank} on layers {self.fit.layers}, "
+            f"experts   {len(self.domains)} of {self._described()} on layers {self.fit.layers}, "
             f"{self.fit.steps} steps = {tokens:,} tokens each{judged}",
             f"machine   {self.device}, {self.dtype}: trains {self.train_speed:.0f} and scores {self.score_speed:.0f} "
             "tokens a second (measured)",
             f"expected  {self.expected_seconds / 60:.1f} minutes, {self.disk_bytes / 1e6:.0f} MB of disk",
         ]
+
+    def _described(self) -> str:
+        kind, size = self.fit.kind, f"rank {self.fit.rank}"
+        if kind == "lora":
+            return size
+        return f"kind {kind}, {size}," if "rank" in SETTINGS[kind] else f"kind {kind}"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -74,6 +82,7 @@ class Plan:
             "dtype": self.dtype,
             "train_tokens_per_second": round(self.train_speed, 1),
             "score_tokens_per_second": round(self.score_speed, 1),
+            "kind": self.fit.kind,
             "steps": self.fit.steps,
             "tokens_per_expert": self.fit.steps * self.fit.batch * self.fit.window * self.fit.accumulation,
             "eval_tokens": self.eval_tokens,
@@ -111,7 +120,7 @@ def make_plan(
     else:
         steps = fit.steps
     resolved = replace(fit, steps=steps)
-    adapter = 4 * fit.rank * sum(sum(shape) for shape in base.linear_sites(fit.targets, fit.layers).values())
+    adapter = 4 * numbers_of(base, fit)
     fits = many * (1 + FULL_FITS) if full else many
     kept = many + 1 + (FULL_RATES * (1 + many) + many if full else 0)
     largest = many if full else 1
@@ -140,8 +149,7 @@ def judging_seconds(
     if eval_tokens == 0:
         return 0.0
     blocks = len(base.blocks)
-    adapted = {path for path in base.linear_sites(fit.targets, fit.layers)}
-    share = adapted_share(adapted, blocks)
+    share = adapted_share(set(places_of(base, fit)), blocks)
     table = (1 - share) + share * (experts + 1)
     mixes, merges = 2 + 0.25 * table, 2
     compared = 2 + table if full else 0

@@ -79,7 +79,7 @@ class StepBar:
 
 def made_otherwise(card: ExpertCard, domain: Domain, fit: FitConfig, base: Base) -> bool:
     """Return whether an expert was made by other settings or from other texts; on which machine does not count."""
-    wanted = recipe_of(resolve(fit, "lora"), "lora", base)
+    wanted = recipe_of(resolve(fit), fit.kind, base)
     how = {name: value for name, value in wanted.items() if name not in MACHINE}
     return how != {name: card.recipe.get(name) for name in how} or card.documents != domain.split().hashes
 

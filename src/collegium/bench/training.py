@@ -1,0 +1,276 @@
+"""V5: training one expert, against PEFT with transformers' Trainer: same windows, order, first weights and settings.
+
+What is timed is the time between the end of the first step and the end of the last, without loading, packing and
+held-out measurements. The windows are read several times over, as a cached trunk would need it.
+"""
+
+import sysconfig
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from collegium.bench.curves import growth
+from collegium.bench.kinds import Bench, Finding, Progress, Target
+from collegium.bench.memory import peak_bytes
+from collegium.bench.models import RANK, bench_base
+from collegium.bench.peers import NO_PEFT, find_peer, own_copy, peers_own_warnings
+from collegium.bench.timing import Timing
+from collegium.data import Document
+from collegium.experts import FitConfig, fit_documents, resolve
+from collegium.experts.fresh import fresh_adapter
+from collegium.experts.objective import Objective, Texts, text_objective
+from collegium.experts.recipe import loop_config
+from collegium.models import BASE_ROWS, Base
+from collegium.train import LoopConfig
+from collegium.train.settings import learning_rate_at
+
+OURS, PEER = "collegium fit", "PEFT and Trainer"
+_NAME = "bench"
+_READ_TIMES = 3
+_LAST_SHARE = 4
+
+
+@dataclass
+class StepClock:
+    """A logger of ours that keeps the loss of each step and when it ended."""
+
+    losses: list[float] = field(default_factory=list)
+    ends: list[float] = field(default_factory=list)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Take the loss of a step, and the time; held-out losses pass by."""
+        if "loss" in values:
+            self.losses.append(values["loss"])
+            self.ends.append(time.perf_counter())
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    @property
+    def step_seconds(self) -> float:
+        """The mean time of a step, the first left out."""
+        return (self.ends[-1] - self.ends[0]) / (len(self.ends) - 1)
+
+
+def texts(base: Base, config: FitConfig) -> Texts:
+    """Return a stretch of this Python's own source that is read three times over, and one to measure by."""
+    source = (Path(sysconfig.get_path("stdlib")) / "argparse.py").read_text()
+    tokens = base.tokenizer.encode(source)[: config.steps * config.tokens_per_step // _READ_TIMES]
+    return Texts([Document(text=base.tokenizer.decode(tokens))], [Document(text=source[-1000:])])
+
+
+def fit_ours(base: Base, config: FitConfig) -> StepClock:
+    """Return the clock of one fit of ours."""
+    clock, read = StepClock(), texts(base, config)
+    fit_documents(base, read.train, dev=read.dev, config=config, name=_NAME, logger=clock)
+    return clock
+
+
+def batches(objective: Objective, config: FitConfig) -> list[dict[str, Tensor]]:
+    """Return the very rows that our fit reads, in its order, with labels as transformers wants them."""
+    windows, found = objective.train, []
+    for step in range(config.steps):
+        taken = windows.take(objective.epochs.rows(step))
+        labels = taken.tokens.masked_fill(~taken.scored, -100)
+        found += [{"input_ids": row, "labels": label} for row, label in zip(taken.tokens, labels, strict=True)]
+    return found
+
+
+class PeftFit:
+    """PEFT's side of a fit, built once: `run` starts again from our first weights."""
+
+    def __init__(self, peft: ModuleType, base: Base, config: FitConfig) -> None:
+        """Build the model with the layers that our expert changes."""
+        self._peft, self._config, read = peft, config, texts(base, config)
+        objective = text_objective(base, BASE_ROWS, texts={_NAME: read}, config=config, label=_NAME)
+        self._rows = batches(objective, config)
+        fresh = fresh_adapter(base, config, _NAME, tokens=objective.train.tokens[:1])
+        first = {f"{path}.{half}": tensor for path, part in fresh.items() for half, tensor in part.tensors.items()}
+        halves = {"a": "lora_A", "b": "lora_B"}
+        self._first = {
+            f"base_model.model.{name[:-2]}.{halves[name[-1]]}.weight": tensor.detach() for name, tensor in first.items()
+        }
+        lora = peft.LoraConfig(
+            r=config.rank,
+            lora_alpha=config.alpha,
+            target_modules=sorted({name[:-2].rpartition(".")[2] for name in first}),
+            layers_to_transform=sorted({int(part) for name in first for part in name.split(".") if part.isdigit()}),
+            task_type="CAUSAL_LM",
+        )
+        with peers_own_warnings():
+            self.model = peft.get_peft_model(own_copy(base), lora)
+
+    def run(self) -> StepClock:
+        """Return the clock of one fit."""
+        import transformers
+
+        clock, loop = StepClock(), loop_config(self._config)
+        with tempfile.TemporaryDirectory() as folder, peers_own_warnings():
+            self._peft.set_peft_model_state_dict(self.model, self._first)
+            arguments = transformers.TrainingArguments(
+                output_dir=folder,
+                max_steps=loop.steps,
+                per_device_train_batch_size=self._config.batch,
+                learning_rate=loop.learning_rate,
+                lr_scheduler_type="constant",
+                weight_decay=loop.weight_decay,
+                adam_beta1=loop.betas[0],
+                adam_beta2=loop.betas[1],
+                adam_epsilon=loop.epsilon,
+                max_grad_norm=loop.clip,
+                optim="adamw_torch_fused",
+                train_sampling_strategy="sequential",
+                logging_steps=1,
+                save_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+                dataloader_pin_memory=False,
+                use_cpu=True,
+            )
+            trainer = transformers.Trainer(
+                model=self.model, args=arguments, train_dataset=_Rows(self._rows), callbacks=[_listener(clock, loop)]
+            )
+            trainer.remove_callback(transformers.PrinterCallback)
+            trainer.train()
+        return clock
+
+
+class _Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
+    """Rows in their order, as the Trainer takes them."""
+
+    def __init__(self, rows: Sequence[dict[str, Tensor]]) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, place: int) -> dict[str, Tensor]:
+        return self._rows[place]
+
+
+def _listener(clock: StepClock, loop: LoopConfig) -> Any:  # noqa: ANN401 - a transformers callback
+    """Return a callback that tells our clock of each step, and sets the learning rate that ours has in that step."""
+    from transformers import TrainerCallback
+
+    class Listener(TrainerCallback):
+        def on_pre_optimizer_step(
+            self,
+            args: Any,  # noqa: ANN401
+            state: Any,  # noqa: ANN401
+            control: Any,  # noqa: ANN401
+            **rest: Any,  # noqa: ANN401
+        ) -> None:
+            for group in rest["optimizer"].param_groups:
+                group["lr"] = learning_rate_at(state.global_step + 1, loop)
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **rest: Any) -> None:  # noqa: ANN401
+            if logs and "loss" in logs:
+                clock.log(state.global_step, {"loss": logs["loss"]})
+
+    return Listener()
+
+
+def fit_config(quick: bool, layers: str, *, batch: int = 4, steps: int | None = None) -> FitConfig:
+    """Return the settings of both sides; the held-out loss is measured before and after alone."""
+    steps = steps or (4 if quick else 18)
+    rank, window = (4, 32) if quick else (RANK, 128)
+    config = FitConfig(
+        rank=rank, layers=layers, steps=steps, batch=batch, window=window, evaluate_every=steps, dev_tokens=window
+    )
+    return resolve(config, "lora")
+
+
+def race(runs: Mapping[str, Callable[[], StepClock]], repeats: int) -> tuple[dict[str, Timing], dict[str, StepClock]]:
+    """Return the timing of a step and the last clock of each contestant; see `alternate`."""
+    clocks: dict[str, list[StepClock]] = {name: [] for name in runs}
+    peaks = {name: peak_bytes(run) for name, run in runs.items()}
+    for _ in range(repeats):
+        for name, run in runs.items():
+            clocks[name].append(run())
+    timings = {name: Timing(tuple(each.step_seconds for each in told), peaks[name]) for name, told in clocks.items()}
+    return timings, {name: told[-1] for name, told in clocks.items()}
+
+
+def _contestants(base: Base, config: FitConfig) -> dict[str, Callable[[], StepClock]]:
+    found: dict[str, Callable[[], StepClock]] = {OURS: lambda: fit_ours(base, config)}
+    peft = find_peer("peft")
+    if peft is not None:
+        found[PEER] = PeftFit(peft, base, config).run
+    return found
+
+
+def _row(label: str, name: str, config: FitConfig, timing: Timing, clock: StepClock) -> dict[str, Any]:
+    return {
+        "layers": label,
+        "contestant": name,
+        "tokens_a_step": config.tokens_per_step,
+        **timing.row(),
+        "tokens_per_second": config.tokens_per_step / timing.least,
+        "last_loss": _last_loss(clock),
+    }
+
+
+def _last_loss(clock: StepClock) -> float:
+    last = clock.losses[-max(1, len(clock.losses) // _LAST_SHARE) :]
+    return sum(last) / len(last)
+
+
+def _run(quick: bool, progress: Progress) -> Finding:
+    base, repeats, rows, ratios, difference = bench_base(quick), 1 if quick else 3, [], {}, None
+    for label, layers in (("all layers", "all"), ("top 10", "top:1" if quick else "top:10")):
+        progress(f"V5: {label}")
+        config = fit_config(quick, layers)
+        timings, clocks = race(_contestants(base, config), repeats)
+        rows += [_row(label, name, config, timing, clocks[name]) for name, timing in timings.items()]
+        if PEER in timings:
+            ratios[f"{label.replace(' ', '_')}_speedup"] = timings[PEER].least / timings[OURS].least
+            apart = abs(_last_loss(clocks[OURS]) / _last_loss(clocks[PEER]) - 1)
+            ratios["last_loss_apart"] = max(apart, ratios.get("last_loss_apart", 0.0))
+            steps = zip(clocks[OURS].losses, clocks[PEER].losses, strict=True)
+            difference = max(difference or 0.0, *(abs(ours - theirs) for ours, theirs in steps))
+    curves: dict[str, dict[int, Timing]] = {}
+    for batch in (1, 2, 4, 8):
+        progress(f"V5: {batch} windows a step")
+        config = fit_config(quick, "all", batch=batch, steps=3)
+        timings, _ = race(_contestants(base, config), 1)
+        for name, timing in timings.items():
+            curves.setdefault(name, {})[config.tokens_per_step] = timing
+    points = [point for name, timings in curves.items() for point in growth(name, "tokens a step", timings)]
+    notes = (
+        base.source,
+        "the largest difference is of the loss of a step, which the Trainer may round",
+        "top 10: the trunk is computed anew at each reading (decision 0008)",
+        *(() if PEER in curves else (NO_PEFT,)),
+    )
+    return Finding(rows, ratios, _TARGETS, difference, notes, points, {"ours": OURS, "peer": PEER})
+
+
+def _profiled(quick: bool) -> dict[str, Callable[[], object]]:
+    base = bench_base(quick)
+    return {
+        "training, all layers": lambda: fit_ours(base, fit_config(quick, "all", steps=2)),
+        "training, top 10": lambda: fit_ours(base, fit_config(quick, "top:1" if quick else "top:10", steps=2)),
+    }
+
+
+_TARGETS = (
+    Target("all_layers_speedup", "at least", 1.15),
+    Target("top_10_speedup", "at least", 1.4),
+    Target("last_loss_apart", "at most", 0.01),
+)
+
+V5 = Bench(
+    "V5",
+    "training one expert of rank 16, 4 x 128 tokens a step, against PEFT and transformers' Trainer",
+    "all layers at least 1.15x the tokens a second; top 10 with a cached trunk at least 1.4x; equal loss within 1 %",
+    _run,
+    peers=("peft", "accelerate"),
+    profiled=_profiled,
+)

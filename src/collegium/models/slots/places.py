@@ -1,0 +1,148 @@
+"""Plans: what each place computes for a set of rows."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from collegium.models.parts import BottleneckWeights, LoraWeights, Part
+from collegium.models.rows import Rows
+from collegium.models.sites import Site
+from collegium.models.slots.residents import Residents
+from collegium.models.slots.run import Shared
+from collegium.models.slots.stacks import (
+    LowRankStack,
+    Place,
+    exchange_stack,
+    prefix_stack,
+    rescale_stacks,
+    shared_input,
+    span_of,
+    trained_stack,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Places by module path, first matrices that some of them share, and the lowest block that is changed."""
+
+    names: frozenset[str]
+    places: Mapping[str, Place]
+    shared: Mapping[str, Shared]
+    first: int
+
+
+def make_plan(
+    model: Any,  # noqa: ANN401 - a transformers model
+    rows: Rows,
+    residents: Residents,
+    sites: Mapping[str, Site],
+    families: Mapping[str, tuple[str, ...]],
+    *,
+    trained: bool,
+    blocks: int,
+) -> Plan:
+    """Return the plan of rows whose experts are resident. trained: let gradients reach their weights."""
+    live = {name for cast in rows.casts for name in cast if name}
+    places = {}
+    for path in dict.fromkeys(path for name in rows.names if name in live for path in residents.adapter(name)):
+        like = next(model.get_submodule(path).parameters())
+        parts = {name: part for name in rows.names if name in live and (part := residents.adapter(name).get(path))}
+        low_rank = _low_rank(path, parts, rows, residents, like, sites[path], trained=trained)
+        places[path] = Place(
+            sites[path].block,
+            low_rank,
+            rescale_stacks(parts, rows, like),
+            exchange_stack(parts, rows, like),
+            prefix_stack(parts, rows, like),
+        )
+    shared = {} if rows.gates else _share(places, families)
+    first = min((sites[path].block for path in places), default=blocks)
+    return Plan(frozenset(rows.names), places, shared, first)
+
+
+def _low_rank(
+    path: str,
+    parts: Mapping[str, Part],
+    rows: Rows,
+    residents: Residents,
+    like: Tensor,
+    site: Site,
+    *,
+    trained: bool,
+) -> tuple[LowRankStack, ...]:
+    """Return the thin products at a place: casts with equally many rows together."""
+    own = {name: part for name, part in parts.items() if isinstance(part, LoraWeights | BottleneckWeights)}
+    buckets: dict[int, list[tuple[tuple[str, ...], tuple[int, ...]]]] = {}
+    for cast, members in rows.casts.items():
+        if any(name in own for name in cast):
+            buckets.setdefault(len(members), []).append((cast, members))
+    stacks = []
+    for per, bucket in buckets.items():
+        casts = [cast for cast, _ in bucket]
+        span = span_of([row for _, members in bucket for row in members], like.device)
+        made = _from_parts(casts, own, like) if trained else _from_slab(path, casts, own, residents, like, site)
+        stacks.append(replace(made, span=span, per=per))
+    return tuple(stacks)
+
+
+def _from_slab(
+    path: str,
+    casts: Sequence[tuple[str, ...]],
+    own: Mapping[str, LoraWeights | BottleneckWeights],
+    residents: Residents,
+    like: Tensor,
+    site: Site,
+) -> LowRankStack:
+    """Return the stack of resident experts: views of their slab, or a copy of the rows that are needed."""
+    slab, positions = residents.slab(path, own, site.shape, like)
+    rank = max(slab.ranks[positions[name]] for cast in casts for name in cast if name in own)
+    table = torch.tensor([[positions.get(name, 0) for name in cast] for cast in casts])
+    a, b, bias = slab.take(table, rank)
+    places = torch.arange(table.shape[1], device=like.device).repeat_interleave(rank).expand(len(casts), -1)
+    return LowRankStack(a, b, bias, places, slice(0), 0, rank)
+
+
+def _from_parts(
+    casts: Sequence[tuple[str, ...]], own: Mapping[str, LoraWeights | BottleneckWeights], like: Tensor
+) -> LowRankStack:
+    """Return the stack of experts that are being trained."""
+    a, b, bias = trained_stack([[own.get(name) for name in cast] for cast in casts], like)
+    rows = [_columns([own.get(name) for name in cast], a.shape[2]) for cast in casts]
+    return LowRankStack(a, b, bias, torch.tensor(rows, device=like.device), slice(0), 0)
+
+
+def _columns(parts: Sequence[LoraWeights | BottleneckWeights | None], columns: int) -> list[int]:
+    """Return the place of each column's expert; padding counts as the first's."""
+    places = []
+    for place, part in enumerate(parts):
+        if part is not None:
+            places += [place] * (part.rank + isinstance(part, BottleneckWeights))
+    return places + [0] * (columns - len(places))
+
+
+def _share(places: dict[str, Place], families: Mapping[str, tuple[str, ...]]) -> dict[str, Shared]:
+    """Join the first matrices of places that read the same input and compute the same rows of the same casts."""
+    found = {}
+    for family in dict.fromkeys(families.values()):
+        live = [path for path in family if path in places and len(places[path].low_rank) == 1]
+        stacks = [places[path].low_rank[0] for path in live]
+        alike = [stack for stack in stacks if stack.casts == stacks[0].casts and _same_span(stack.span, stacks[0].span)]
+        rescaled = any(each.inputs for path in live for each in places[path].rescale)
+        if len(live) < 2 or len(alike) != len(live) or rescaled:
+            continue
+        joint, views = shared_input(stacks)
+        ends = torch.tensor([stack.a.shape[2] for stack in stacks]).cumsum(0).tolist()
+        columns = tuple((end - stack.a.shape[2], end) for stack, end in zip(stacks, ends, strict=True))
+        for path, view in zip(live, views, strict=True):
+            places[path] = replace(places[path], low_rank=(view,))
+            found[path] = Shared(tuple(live), joint, columns)
+    return found
+
+
+def _same_span(one: slice | Tensor, other: slice | Tensor) -> bool:
+    if isinstance(one, slice) or isinstance(other, slice):
+        return isinstance(one, slice) and isinstance(other, slice) and one == other
+    return torch.equal(one, other)

@@ -1,0 +1,69 @@
+"""Prefixes: an attention function that shows each row's queries its experts' keys and values first.
+
+It is registered with transformers under a name of ours and stands in for the model's own only while a prefix is
+attached; where a run has no prefix it hands over to the model's own.
+"""
+
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from collegium.models.slots.slots import Slots
+
+ATTENTION = "collegium"
+_OWNERS: "WeakKeyDictionary[nn.Module, tuple[Slots, str]]" = WeakKeyDictionary()
+
+
+def stand_in(module: nn.Module, path: str, slots: "Slots") -> None:
+    """Let an attention module of a base ask its slots for prefixes."""
+    _register()
+    _OWNERS[module] = (slots, path)
+
+
+def _register() -> None:
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(ATTENTION, attend)
+    AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **kwargs: Any,  # noqa: ANN401
+) -> tuple[Tensor, None]:
+    """Return attention with the prefix columns of the run before the text's own."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    slots, path = _OWNERS.get(module, (None, ""))
+    run = None if slots is None else slots.run
+    place = None if run is None else run.places.get(path)
+    if run is None or place is None or place.prefix is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    stack = place.prefix
+    scores = stack.scores(run.weights(place.block, stack.open)).to(query.dtype)
+    own = _additive(attention_mask, query, key)
+    shape = (query.shape[0], 1, query.shape[2])
+    mask = torch.cat([scores.expand(*shape, -1), own.expand(*shape, -1)], dim=-1)
+    keys, values = torch.cat([stack.keys, key], dim=2), torch.cat([stack.values, value], dim=2)
+    kwargs.pop("is_causal", None)
+    return sdpa_attention_forward(module, query, keys, values, mask, is_causal=False, **kwargs)
+
+
+def _additive(mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor:
+    """Return the text's own mask as scores to be added; none given means causal."""
+    if mask is None:
+        queries, keys = query.shape[2], key.shape[2]
+        place = torch.arange(keys, device=key.device)
+        seen = place <= (place[-queries:, None] if queries else place[:0, None])
+        mask = seen[None, None]
+    if mask.dtype == torch.bool:
+        return torch.zeros(mask.shape, dtype=query.dtype, device=query.device).masked_fill(~mask, float("-inf"))
+    return mask.to(query.dtype)

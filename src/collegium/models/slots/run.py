@@ -1,0 +1,193 @@
+"""A run: one forward of the base with rows, as the hooks see it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from collegium.models.rows import Rows
+from collegium.models.slots.stacks import LowRankStack, Place
+from collegium.ops.grouped import choosing_pays, grouped_low_rank
+
+Trace = dict[str, tuple[Tensor, Tensor | None]]
+"""Module path -> what its gate said: weights, and which experts they are for (None = all, in order)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Shared:
+    """The first matrices of places that read the same input, as one, and which columns are whose."""
+
+    paths: tuple[str, ...]
+    a: Float[Tensor, "cast input column"]
+    columns: tuple[tuple[int, int], ...]
+
+
+@dataclass(eq=False)
+class Run:
+    """What is being run: the rows, from which block on they are apart, and what each place computes.
+
+    trace: filled with what gates say, where somebody asked for it.
+    """
+
+    rows: Rows
+    first: int
+    places: Mapping[str, Place]
+    shared: Mapping[str, Shared] = field(default_factory=dict)
+    trace: Trace | None = None
+    repeated: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    handed: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    originals: dict[str, Tensor] = field(default_factory=dict)
+    weights_by_block: dict[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def apart(self) -> bool:
+        """Whether rows are more, or others, than texts."""
+        return self.rows.groups != 1
+
+    def repeat(self, value: Any) -> Any:  # noqa: ANN401 - whatever a block is called with
+        """Return a block's argument with every tensor of a text each made one of a row each."""
+        if isinstance(value, Tensor):
+            return self._repeat_tensor(value) if value.ndim > 1 and value.shape[0] == self.rows.texts else value
+        if type(value) in {tuple, list}:
+            return type(value)(self.repeat(part) for part in value)
+        if type(value) is dict:
+            return {key: self.repeat(part) for key, part in value.items()}
+        return value
+
+    def _repeat_tensor(self, value: Tensor) -> Tensor:
+        for original, known in self.repeated:
+            if original is value:
+                return known
+        known = self._by_row(value)
+        self.repeated.append((value, known))
+        return known
+
+    def _by_row(self, value: Tensor) -> Tensor:
+        if self.rows.groups is not None:
+            return value.repeat(self.rows.groups, *(1 for _ in value.shape[1:]))
+        return value[self.rows.text.to(value.device)]
+
+    def enter(
+        self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return a block's arguments by row; its hidden states come by row already, but to the first such block."""
+        if index == self.first:
+            return self.repeat(args), self.repeat(kwargs)
+        rest = {key: value if key == "hidden_states" else self.repeat(value) for key, value in kwargs.items()}
+        return (*args[:1], *self.repeat(args[1:])), rest
+
+    def widen(self, hidden: Float[Tensor, "some seq hidden"], blocks: int) -> Float[Tensor, "row seq hidden"]:
+        """Return hidden states by row, also where no block of so many had to be run by row."""
+        return self._by_row(hidden) if self.apart and self.first >= blocks else hidden
+
+    def weights(self, block: int, like: Tensor) -> Float[Tensor, "row_or_1 seq_or_1 k"] | None:
+        """Return the weights that act at a block, in the dtype of `like`."""
+        weights = self.rows.weights
+        if weights is None:
+            return None
+        layer = block if weights.ndim == 4 else 0
+        if layer not in self.weights_by_block:
+            self.weights_by_block[layer] = (weights[layer] if weights.ndim == 4 else weights).to(
+                like.device, like.dtype
+            )
+        return self.weights_by_block[layer]
+
+    def rescaled_input(self, path: str, inputs: Tensor) -> Tensor | None:
+        """Return the layer's input times its factors, None where nobody rescales it."""
+        place = self.places.get(path)
+        stacks = () if place is None else tuple(each for each in place.rescale if each.inputs)
+        if place is None or not stacks:
+            return None
+        self.originals[path] = inputs
+        return inputs * stacks[0].factors(self.weights(place.block, inputs))
+
+    def linear(self, path: str, inputs: Tensor, output: Tensor) -> Tensor | None:
+        """Return the output of a linear layer, changed; None where nobody changes it."""
+        place = self.places.get(path)
+        if place is None:
+            return None
+        inputs = self.originals.pop(path, inputs)
+        for each in place.rescale:
+            if not each.inputs:
+                output = output * each.factors(self.weights(place.block, inputs))
+        gate = None if self.rows.gates is None else self.rows.gates.get(path)
+        if gate is not None and place.low_rank:
+            return self._gated(path, place.low_rank[0], gate(inputs), inputs, output)
+        return self._low_rank(path, place, inputs, output)
+
+    def _low_rank(self, path: str, place: Place, inputs: Tensor, output: Tensor) -> Tensor:
+        weights = self.weights(place.block, inputs)
+        for stack in place.low_rank:
+            output = stack.add(output, self._thin(path, stack, inputs), weights)
+        return output
+
+    def _thin(self, path: str, stack: LowRankStack, inputs: Tensor) -> Tensor:
+        """Return the first product, or what a place that reads the same input has handed down."""
+        shared = self.shared.get(path)
+        if shared is None:
+            return stack.thin(inputs)
+        handed = self.handed.pop(path, None)
+        if handed is not None and handed[0] is inputs:
+            return handed[1]
+        x = inputs[stack.span].reshape(stack.casts, -1, inputs.shape[-1])
+        thin = (x[0] @ shared.a[0])[None] if stack.casts == 1 else x @ shared.a
+        own = thin
+        for other, (start, end) in zip(shared.paths, shared.columns, strict=True):
+            if other == path:
+                own = thin[..., start:end]
+            else:
+                self.handed[other] = (inputs, thin[..., start:end])
+        return own
+
+    def _gated(
+        self, path: str, stack: LowRankStack, said: tuple[Tensor, Tensor | None], inputs: Tensor, output: Tensor
+    ) -> Tensor:
+        """Return the output with what a gate said added: all experts in two products, or the chosen ones alone."""
+        weights, index = said
+        if self.trace is not None:
+            self.trace[path] = (weights.detach(), index)
+        experts, width = self.rows.index.shape[1], inputs.shape[-1]
+        if index is None:
+            return stack.add(output, stack.thin(inputs), weights.to(inputs.dtype))
+        tokens, chosen = inputs.numel() // width, index.shape[-1]
+        rank = stack.rank if stack.bias is None else None
+        if rank is not None and choosing_pays(
+            tokens=tokens, chosen=chosen, experts=experts, rank=rank, inputs=width, outputs=output.shape[-1]
+        ):
+            own = weights.to(inputs.dtype).reshape(tokens, chosen)
+            a = stack.a[0].T.view(experts, rank, width).transpose(1, 2)
+            b = stack.b[0].view(experts, rank, -1)
+            change = grouped_low_rank(inputs.reshape(tokens, width), a, b, own, index.reshape(tokens, chosen))
+            return output.add_(change.view_as(output))
+        spread = weights.new_zeros(*weights.shape[:-1], experts).scatter(-1, index, weights)
+        return stack.add(output, stack.thin(inputs), spread.to(inputs.dtype))
+
+    def block(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:  # noqa: ANN401
+        """Return the output of a feed-forward block, changed; None where nobody changes it."""
+        place = self.places.get(path)
+        if place is None:
+            return None
+        whole, rest = (output[0], output[1:]) if isinstance(output, tuple) else (output, None)
+        inputs = args[0] if args else kwargs["hidden_states"]
+        weights = self.weights(place.block, inputs)
+        if place.exchange is not None:
+            whole = self._exchanged(module, place, inputs, whole)
+        for stack in place.low_rank:
+            whole = stack.add(whole, stack.thin(inputs), weights)
+        return whole if rest is None else (whole, *rest)
+
+    def _exchanged(self, module: nn.Module, place: Place, inputs: Tensor, output: Tensor) -> Tensor:
+        """Return y + sum_e w_e (f_e(x) - y)."""
+        assert place.exchange is not None
+        weights, change = self.weights(place.block, inputs), torch.zeros_like(output)
+        for tensors, rows, column in place.exchange.blocks:
+            said = torch.func.functional_call(module, dict(tensors), (inputs[rows],))
+            said = said[0] if isinstance(said, tuple) else said
+            step = said - output[rows]
+            if weights is not None:
+                step = step * weights.expand(output.shape[0], -1, -1)[rows, :, column, None]
+            change = change.index_add(0, rows, step)
+        return output + change
