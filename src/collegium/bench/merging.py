@@ -1,7 +1,6 @@
 """V7: merging four low-rank experts into one of the same rank, against PEFT's `add_weighted_adapter(svd)`."""
 
 import functools
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
@@ -11,7 +10,8 @@ from torch import nn
 
 from collegium.bench.curves import growth
 from collegium.bench.kinds import Bench, Finding, Progress, Target
-from collegium.bench.timing import alternate
+from collegium.bench.peers import NO_PEFT, find_peer
+from collegium.bench.timing import Timing, alternate
 from collegium.core.randomness import generator
 from collegium.experts.algebra import compress, delta_of_adapter, weighted_sum
 from collegium.models import LoraWeights
@@ -20,7 +20,6 @@ RANK = 16
 WEIGHTS = (0.6, 0.4, -0.3, 0.8)
 _PATH = "layer"
 _OURS, _THEIRS = "collegium", "peft add_weighted_adapter(svd)"
-_NO_PEER = "peft is not installed: `pip install 'collegium[bench]'` compares with it."
 
 
 def drawn_experts(size: int) -> tuple[dict[str, LoraWeights], ...]:
@@ -41,13 +40,6 @@ def _ours(experts: Sequence[Mapping[str, LoraWeights]]) -> LoraWeights:
     merged = compress(weighted_sum([delta_of_adapter(each) for each in experts], WEIGHTS), RANK).adapter[_PATH]
     assert isinstance(merged, LoraWeights)
     return merged
-
-
-def _peer() -> ModuleType | None:
-    try:
-        return importlib.import_module("peft")
-    except ImportError:
-        return None
 
 
 class _OneLayer(nn.Module):
@@ -93,9 +85,10 @@ def relative_error(merged: LoraWeights, experts: Sequence[Mapping[str, LoraWeigh
 
 
 def _run(quick: bool, progress: Progress) -> Finding:
-    sizes, repeats = ((32, 48, 64, 96), 2) if quick else ((256, 512, 1024, 2048), 5)
-    peer, rows, ratios, differences = _peer(), [], {}, []
-    gap, curves = 0.0, {}
+    sizes, repeats = ((32, 64, 96, 128), 2) if quick else ((256, 512, 1024, 2048), 5)
+    peer, rows, ratios, differences = find_peer("peft"), [], {}, []
+    curves: dict[str, dict[int, Timing]] = {}
+    gap = 0.0
     for size in sizes:
         progress(f"V7: d = {size}")
         experts = drawn_experts(size)
@@ -120,15 +113,15 @@ def _run(quick: bool, progress: Progress) -> Finding:
         Target("speedup_2048", "at least", 120.0),
         Target("error_above_peers", "at most", 1e-5),
     )
-    notes = () if peer else (_NO_PEER,)
-    points = [point for name, found in curves.items() for point in growth(name, "width", found)]
+    grown = [point for name, timings in curves.items() for point in growth(name, "width", timings)]
     roles = {"ours": _OURS, "peer": _THEIRS}
-    return Finding(rows, ratios, targets, max(differences, default=None), notes, points, roles)
+    notes = () if peer else (NO_PEFT,)
+    return Finding(rows, ratios, targets, max(differences, default=None), notes, growth=grown, roles=roles)
 
 
 def _profiled(quick: bool) -> dict[str, Callable[[], object]]:
-    size = 96 if quick else 2048
-    return {f"d = {size:,}": functools.partial(_ours, drawn_experts(size))}
+    size = 128 if quick else 2048
+    return {f"width {size}": functools.partial(_ours, drawn_experts(size))}
 
 
 V7 = Bench(
