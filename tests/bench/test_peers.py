@@ -30,7 +30,7 @@ def sides(tmp_path_factory):
 def test_peft_says_what_we_say(sides):
     base, peer = sides
     for place, name in enumerate(("law", "code")):
-        ours = base.open_rows(PROMPTS.tolist(), RowPlan.one(name)).logprobs[0]
+        ours = base.open_rows(PROMPTS.tolist(), RowPlan.one(name)).logprobs
         theirs = next_logprobs(peer, PROMPTS, adapter_names=[name] * 4)
         torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=0)
         other = next_logprobs(peer, PROMPTS, adapter_names=[("code", "law")[place]] * 4)
