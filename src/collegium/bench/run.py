@@ -14,6 +14,7 @@ from collegium.bench.merging import V7
 from collegium.bench.mixed import V3
 from collegium.bench.routing import V10
 from collegium.bench.shares import profile_runs
+from collegium.bench.token_gates import V1, V2
 from collegium.bench.training import V5
 from collegium.bench.whole_models import V8
 from collegium.core.cards import to_json
@@ -22,7 +23,7 @@ from collegium.core.files import write_text
 from collegium.core.machine import machine_line, resident_bytes, today, versions
 from collegium.core.tables import nearest
 
-BENCHES: Mapping[str, Bench] = {bench.name: bench for bench in (V3, V4, V5, V6, V7, V8, V9, V10, V13)}
+BENCHES: Mapping[str, Bench] = {bench.name: bench for bench in (V1, V2, V3, V4, V5, V6, V7, V8, V9, V10, V13)}
 RESULTS = Path("bench/results")
 
 _QUICK = "a quick run measures no target: small models, small sizes"
