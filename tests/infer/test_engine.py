@@ -5,13 +5,18 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from collegium.compose import Ensemble, JoinedVoices, Mix, SeparateVoices, SlotVoices
+from collegium.compose import Ensemble, GatedMix, JoinedVoices, Mix, SeparateVoices, SlotVoices, mix
+from collegium.core.cards import ExpertCard
 from collegium.core.errors import BaseModelError, ConfigError, DataError, ResourceError, RoutingError, UnknownName
 from collegium.core.routing import Routing
+from collegium.experts import Expert, adapter_payload
 from collegium.infer import Engine, EngineLimits, Finished, Said, Sampling, generate
 from collegium.infer.engine import lanes, requests
+from collegium.library import Library
 from collegium.models import Base, RowDecoding
-from collegium.routers import fixed, posterior, uniform
+from collegium.routers import arrow, fixed, posterior, uniform
+from collegium.routers.gates import HeadGates
+from collegium.routers.gates.xlora import fresh_head
 from collegium.testing.pico import pico_base, random_adapter
 
 NAMES = ("law", "code", "verse")
@@ -334,6 +339,7 @@ def test_limits_make_requests_wait_in_their_order(base):
         (UnknownName, "Did you mean 'code'", lambda base: {"model": "cod"}),
         (RoutingError, "finite weights", lambda base: {"model": {"law": float("nan")}}),
         (RoutingError, "voices with weights of their own", lambda base: {"model": outside(base)}),
+        (RoutingError, "a head .* reads every text twice", lambda base: {"model": headed(base)}),
     ],
 )  # fmt: skip
 def test_what_cannot_be_served_is_refused_when_it_is_asked(base, error, match, asked):
@@ -352,6 +358,10 @@ def outside(base):
     return Ensemble(voices, uniform().bind(("law", "whole")))
 
 
+def headed(base):
+    return GatedMix(base, keys(), HeadGates(NAMES, fresh_head(base, len(NAMES), width=4, scale="softmax", seed=0)))
+
+
 def test_impossible_limits_are_told_at_once():
     with pytest.raises(ConfigError, match=r"rows must be at least 1, got 0. waiting must be at least 1, got -1."):
         EngineLimits(rows=0, waiting=-1)
@@ -362,3 +372,36 @@ def test_idle_steps_do_nothing(base):
     assert engine.step() == []
     assert engine.run() == {}
     assert engine.stats.steps == 0
+
+
+@pytest.fixture
+def library(tmp_path):
+    made = Library(tmp_path / "library", base=pico_base())
+    for seed, name in enumerate(NAMES):
+        card = ExpertCard(name=name, kind="lora", base=made.base.fingerprint, domain=name)
+        made.add(Expert(card, adapter_payload(made.base, random_adapter(made.base, seed, rank=2 + seed))))
+    return made
+
+
+def test_a_librarys_experts_and_gates_run_beside_each_other(library):
+    """Requests through the same gates share a batch, one of them coming late; others do not meet the gates."""
+    base, gated = library.base, mix(library.base, library, router=arrow(top_k=2))
+    law = Mix(base, gated.keys, fixed({"law": 1.0}).bind(NAMES))
+    every = [
+        Case(gated, gated, tuple(range(9)), GREEDY, 0),
+        Case("law", law, tuple(range(5)), GREEDY, 0),
+        Case(gated, gated, (7, 8), Sampling(tokens=9), 3),
+    ]
+    engine = Engine(base, library)
+    numbers = [add(engine, case) for case in every[:2]]
+    told = engine.step() + engine.step()
+    assert len(told) == 4
+    numbers.append(add(engine, every[2]))
+    found = engine.run()
+    for number, case in zip(numbers, every, strict=True):
+        want = alone(case)
+        same(found[number], want)
+        if found[number].shares:
+            torch.testing.assert_close(torch.tensor(found[number].shares), torch.tensor(want.shares), atol=1e-4, rtol=0)
+    with pytest.raises(UnknownName):
+        engine.add_request("to be", model="lew")

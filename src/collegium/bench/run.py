@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from collegium.bench.clustering import V9
+from collegium.bench.engine import V13
 from collegium.bench.ensembles import V4
 from collegium.bench.kinds import Bench, Finding, Progress
 from collegium.bench.libraries import V6
@@ -22,7 +23,7 @@ from collegium.core.files import write_text
 from collegium.core.machine import machine_line, resident_bytes, today, versions
 from collegium.core.tables import nearest
 
-BENCHES: Mapping[str, Bench] = {bench.name: bench for bench in (V1, V2, V3, V4, V5, V6, V7, V8, V9, V10)}
+BENCHES: Mapping[str, Bench] = {bench.name: bench for bench in (V1, V2, V3, V4, V5, V6, V7, V8, V9, V10, V13)}
 RESULTS = Path("bench/results")
 
 _QUICK = "a quick run measures no target: small models, small sizes"

@@ -63,11 +63,12 @@ class Request:
         assert decoding is not None
         log_probs = decoding.next_logprobs()[0]
         token = draw(log_probs, writing, self.sampling, self._chain)
+        log_prob = float(log_probs[token])
         drawn = torch.tensor([token])
         shares = decoding.shares(drawn)
-        note(writing, token, float(log_probs[token]), None if shares is None else shares[0])
+        note(writing, token, log_prob, None if shares is None else shares[0])
         text = grow(writing, self.tokenizer, self.sampling, self._ends)
-        said = Said(self.number, token, text, last_shares(writing, self.experts))
+        said = Said(self.number, token, log_prob, text, last_shares(writing, self.experts))
         if writing.ended:
             return [said, Finished(self.number, writing.finished(self.experts))]
         decoding.step(drawn)

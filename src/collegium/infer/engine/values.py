@@ -55,13 +55,14 @@ class EngineStats:
 
 @dataclass(frozen=True)
 class Said:
-    """A token of a request.
+    """A token of a request, and its log-probability before sampling settings bend it.
 
     text: what it has settled of the text, possibly nothing. shares: each expert's share in it, empty for one voice.
     """
 
     request: int
     token: int
+    log_prob: float
     text: str
     shares: Mapping[str, float] = field(default_factory=dict)
 
