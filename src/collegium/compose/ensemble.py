@@ -60,9 +60,7 @@ class Ensemble:
     under `prune`, looked at every 16 tokens.
     """
 
-    def __init__(
-        self, voices: Voices, router: PrefixRouter, *, top_k: int | None = None, prune: float = 0.0
-    ) -> None:
+    def __init__(self, voices: Voices, router: PrefixRouter, *, top_k: int | None = None, prune: float = 0.0) -> None:
         """Keep the parts.
 
         Raises RoutingError when the router knows an expert that is no voice, top_k is less than 1, or prune is not in
@@ -187,7 +185,9 @@ class Ensemble:
         """Return the rows that read the prompts; raises RoutingError for voices that are no rows of one base."""
         voices = self.voices
         if self._pruning is not None:
-            raise RoutingError("experts of a pruned ensemble leave by themselves, so its rows are run apart from others'.")
+            raise RoutingError(
+                "experts of a pruned ensemble leave by themselves, so its rows are run apart from others'."
+            )
         if not isinstance(voices, SlotVoices):
             raise RoutingError(
                 f"only adapters on one base run as its rows; {type(voices).__name__} has voices with weights of "

@@ -198,7 +198,7 @@ class PrunedRows:
         self.parked = _renumbered(self.parked, texts)
 
     def take(self, texts: Int[Tensor, " some"]) -> "PrunedRows":
-        """Return these texts' rows, in ascending order, as rows of their own; the others are spent with them or go on."""
+        """Return these texts' rows, in ascending order, as rows of their own; the others go on."""
         rows = torch.isin(self.rows.rows.text, texts).nonzero().flatten()
         who, parked = self.who[rows], _renumbered(self.parked, texts)
         if len(rows) == len(self.who):
@@ -258,9 +258,7 @@ class Pruning:
 
     def track(self, prompt: Sequence[int], said: Float[Tensor, "seq expert"]) -> Track:
         """Return the track of a text that begins with this prompt."""
-        return Track(
-            self.router, prompt, said, epsilon=self.epsilon, top_k=self.top_k, tokenizer=self.base.tokenizer
-        )
+        return Track(self.router, prompt, said, epsilon=self.epsilon, top_k=self.top_k, tokenizer=self.base.tokenizer)
 
     def follow(
         self, tokens: Int[Tensor, "batch seq"], *, lengths: Int[Tensor, " batch"], context: Int[Tensor, " batch"]
