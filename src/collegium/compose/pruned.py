@@ -18,7 +18,7 @@ from collegium.core.protocols import PrefixRouter
 from collegium.core.routing import Routing
 from collegium.models.base import Base
 from collegium.models.decoding import RowDecoding
-from collegium.models.rows import RowPlan, Rows
+from collegium.models.rows import Group, RowPlan
 from collegium.ops.pruning import BLOCK_TOKENS
 
 
@@ -114,11 +114,12 @@ class PrunedRows:
 
     def ahead(self, tokens: Int[Tensor, "text seq"]) -> Float[Tensor, "text seq expert"]:
         """Return what each text's one expert says of the whole text, in one forward that nothing remembers."""
-        rows: Rows = self.rows.rows
+        rows = self.rows.rows
         order = rows.text.argsort()
+        plan = RowPlan((Group(rows.names, index=rows.index[order]),))
         scored = torch.arange(tokens.shape[1]) >= int(self.rows.lengths[0])
         with torch.no_grad():
-            every = self.base.token_nats(tokens, plan=rows.take(order), scored=scored.expand(tokens.shape))
+            every = self.base.token_nats(tokens, plan=plan, scored=scored.expand(tokens.shape))
         table = torch.full((*tokens.shape, self.experts), ABSENT)
         table[torch.arange(len(tokens)), :, self.who[order]] = -every.float().cpu()
         return table
@@ -187,7 +188,7 @@ class Pruning:
         tracks = []
         for text, read, table in zip(texts, context, said, strict=True):
             track = self.track(text[:read], table[:read])
-            track.read(torch.tensor(text[read:end]), table[read : len(text)][: end - read])
+            track.read(torch.tensor(text[read:end], dtype=torch.long), table[read : len(text)][: end - read])
             tracks.append(track)
         score_pruned(rows, tracks, texts)
         return tracks
