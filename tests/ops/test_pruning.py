@@ -51,7 +51,7 @@ def test_running_statistics_are_the_statistics(seed: int, blocks: int):
     for value in nats:
         surprising = len(kept) >= LEAST_BLOCKS and value > statistics.mean(kept) + 3 * statistics.stdev(kept)
         assert seen.surprised(value) == surprising
-        seen, kept = seen.read(value), [] if surprising else [*kept, value]
+        seen, kept = seen.read(value), kept if surprising else [*kept, value]
         assert seen.blocks == len(kept)
         if len(kept) >= LEAST_BLOCKS:
             assert seen.mean == pytest.approx(statistics.mean(kept))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from collegium.compose.asking import Asked
 from collegium.compose.choice import Choice
+from collegium.compose.pruned import PrunedDecoding, Pruning, check_epsilon
 from collegium.compose.routed import (
     check_parts,
     check_simplex,
@@ -55,16 +56,20 @@ class Ensemble:
     """A language model: voices, and a router that weighs their probabilities.
 
     Experts that a coarse router leaves silent are not computed: a text costs one row per expert with weight.
-    A router that needs likelihoods has one row per expert it knows.
+    A router that needs likelihoods has one row per expert it knows; pruned, one per expert whose posterior is not
+    under `prune`, looked at every 16 tokens.
     """
 
-    def __init__(self, voices: Voices, router: PrefixRouter, *, top_k: int | None = None) -> None:
+    def __init__(self, voices: Voices, router: PrefixRouter, *, top_k: int | None = None, prune: float = 0.0) -> None:
         """Keep the parts.
 
-        Raises RoutingError when the router knows an expert that is no voice, or top_k is less than 1.
+        Raises RoutingError when the router knows an expert that is no voice, top_k is less than 1, or prune is not in
+        [0, 0.5), or given for a router without likelihoods or for whole models.
         """
         check_parts(router, voices.names, top_k)
-        self.voices, self.router, self.top_k = voices, router, top_k
+        check_epsilon(prune)
+        self.voices, self.router, self.top_k, self.prune = voices, router, top_k, prune
+        self._pruning = None if prune == 0 else _pruning(voices, router, top_k=top_k, prune=prune)
 
     @property
     def tokenizer(self) -> Tokenizer | None:
@@ -97,6 +102,8 @@ class Ensemble:
         """Return the weights after each token, in the order of `experts`; after top-k."""
         many = row_lengths(tokens, lengths)
         read, table = row_context(context, many), None
+        if self._pruning is not None:
+            return self._pruning.follow(tokens, lengths=many, context=read)[1]
         if self.router.needs_likelihoods:
             table = self.voices.score(tokens, Choice(self.experts), lengths=many, context=read)
         return self._route(tokens, many, read, table)
@@ -125,6 +132,8 @@ class Ensemble:
         """Return each token's log-probability given those before it; 0 for i < context and for padding."""
         many = row_lengths(tokens, lengths)
         read = row_context(context, many)
+        if self._pruning is not None:
+            return self._pruning.follow(tokens, lengths=many, context=read)[0]
         if self.router.needs_likelihoods:
             table = self.voices.score(tokens, Choice(self.experts), lengths=many, context=read)
             mixed = combine(self._route(tokens, many, read, table), table)
@@ -147,7 +156,10 @@ class Ensemble:
         """Return the mixture's whole distribution at every position: exact, and as large as it sounds."""
         many = row_lengths(tokens, lengths)
         read = row_context(context, many)
-        if self.router.needs_likelihoods:
+        if self._pruning is not None:
+            every = self.voices.logprobs(tokens, Choice(self.experts), lengths=many, context=read)
+            log_weights = self._pruning.follow(tokens, lengths=many, context=read)[1].log_weights()
+        elif self.router.needs_likelihoods:
             table = self.voices.score(tokens, Choice(self.experts), lengths=many, context=read)
             every = self.voices.logprobs(tokens, Choice(self.experts), lengths=many, context=read)
             log_weights = self._route(tokens, many, read, table).log_weights()
@@ -161,8 +173,10 @@ class Ensemble:
         return mixed
 
     @torch.no_grad()
-    def open(self, prompts: Sequence[Sequence[int]]) -> "EnsembleDecoding":
+    def open(self, prompts: Sequence[Sequence[int]]) -> "EnsembleDecoding | PrunedDecoding":
         """Return a decoding of the prompts; each prompt is the context its router reads."""
+        if self._pruning is not None:
+            return self._pruning.open(prompts)
         chosen = self._choose(prompts)
         return self._begin(chosen, self.voices.open(prompts, chosen.choice))
 
@@ -170,6 +184,10 @@ class Ensemble:
     def ask(self, prompts: Sequence[Sequence[int]]) -> Asked:
         """Return the rows that read the prompts; raises RoutingError for voices that are no rows of one base."""
         voices = self.voices
+        if self._pruning is not None:
+            raise RoutingError(
+                "experts of a pruned ensemble leave by themselves, so its rows are run apart from others'."
+            )
         if not isinstance(voices, SlotVoices):
             raise RoutingError(
                 f"only adapters on one base run as its rows; {type(voices).__name__} has voices with weights of "
@@ -197,6 +215,15 @@ class Ensemble:
         check_simplex(routing)
         weights = last_weights(routing, chosen.lengths)
         return EnsembleDecoding(self, decoding, chosen.choice, state, Routing(self.experts, weights))
+
+
+def _pruning(voices: Voices, router: PrefixRouter, *, top_k: int | None, prune: float) -> Pruning:
+    if not isinstance(voices, SlotVoices):
+        raise RoutingError(
+            f"prune lets rows of one base leave; {type(voices).__name__} has voices with weights of their own. "
+            "Leave prune out, or choose the experts that are adapters."
+        )
+    return Pruning(voices.base, row_plan(Choice(router.experts), voices.keys), router, prune, top_k)
 
 
 @dataclass(frozen=True, eq=False)

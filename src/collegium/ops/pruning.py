@@ -51,9 +51,12 @@ class BlockNats:
         return nats > self.mean + SURPRISE_DEVIATIONS * self.deviation
 
     def read(self, nats: float) -> "BlockNats":
-        """Return the statistics with one more block; begun anew after a surprise, when others speak."""
+        """Return the statistics with one more block; one that surprises is no part of what is usual.
+
+        So the missing are called back at each block for as long as it goes on, until the posterior has turned.
+        """
         if self.surprised(nats):
-            return BlockNats()
+            return self
         blocks = self.blocks + 1
         mean = self.mean + (nats - self.mean) / blocks
         return BlockNats(blocks, mean, self.squares + (nats - self.mean) * (nats - mean))
