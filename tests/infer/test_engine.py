@@ -339,6 +339,7 @@ def test_limits_make_requests_wait_in_their_order(base):
         (UnknownName, "Did you mean 'code'", lambda base: {"model": "cod"}),
         (RoutingError, "finite weights", lambda base: {"model": {"law": float("nan")}}),
         (RoutingError, "voices with weights of their own", lambda base: {"model": outside(base)}),
+        (RoutingError, "run apart from others", lambda base: {"model": three(base, prune=0.1)}),
         (RoutingError, "a head .* reads every text twice", lambda base: {"model": headed(base)}),
     ],
 )  # fmt: skip
@@ -349,8 +350,8 @@ def test_what_cannot_be_served_is_refused_when_it_is_asked(base, error, match, a
     assert not engine.busy
 
 
-def three(base):
-    return Ensemble(SlotVoices(base, keys()), posterior().bind(NAMES))
+def three(base, prune=0.0):
+    return Ensemble(SlotVoices(base, keys()), posterior().bind(NAMES), prune=prune)
 
 
 def outside(base):
