@@ -254,6 +254,17 @@ def test_weights_by_position_stand_beside_longer_prompts(base):
     assert len(found[other].tokens) == GREEDY.tokens
 
 
+def test_prompts_of_like_length_are_read_together(base):
+    """Twelve prompts of two lengths far apart are two forwards, each as wide as its own."""
+    counter, engine = Counter(base), Engine(base)
+    for number in range(12):
+        engine.add_request([number] * (4 + 40 * (number % 2)), sampling=GREEDY)
+    engine.step()
+    counter.handle.remove()
+    assert counter.widths == [4, 44]
+    assert engine.stats.read_tokens == engine.stats.prompt_tokens == 6 * 48
+
+
 def test_cancelled_requests_leave_at_once_and_change_nobody(base):
     every, engine = cases(base), Engine(base, limits=EngineLimits(rows=9))
     numbers = [add(engine, case) for case in every]

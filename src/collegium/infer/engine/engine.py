@@ -113,7 +113,7 @@ class Engine:
         for lane in list(self._lanes.values()):
             lane.advance(self.limits.prompt_tokens)
             gone = set()
-            for request in lane.ready:
+            for request in sorted(lane.ready, key=lambda each: each.number):
                 told = request.speak()
                 events += told
                 if isinstance(told[-1], Finished):
