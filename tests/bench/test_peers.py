@@ -5,7 +5,7 @@ import torch
 
 from collegium.bench import training
 from collegium.bench.loading import nth_loads
-from collegium.bench.mixed import loop_step
+from collegium.bench.mixed import loop_step, our_step, row_plan
 from collegium.bench.models import peaked, save_adapters
 from collegium.bench.peers import find_peer, next_logprobs, own_copy, peft_model, stepper
 from collegium.models import RowPlan
@@ -30,7 +30,7 @@ def sides(tmp_path_factory):
 def test_peft_says_what_we_say(sides):
     base, peer = sides
     for place, name in enumerate(("law", "code")):
-        ours = base.open_rows(PROMPTS.tolist(), RowPlan.one(name)).logprobs[0]
+        ours = base.open_rows(PROMPTS.tolist(), RowPlan.one(name)).logprobs
         theirs = next_logprobs(peer, PROMPTS, adapter_names=[name] * 4)
         torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=0)
         other = next_logprobs(peer, PROMPTS, adapter_names=[("code", "law")[place]] * 4)
@@ -42,6 +42,14 @@ def test_a_loop_over_adapters_says_what_a_mixed_batch_says(sides):
     mixed, loop = stepper(peer, PROMPTS, adapter_names=["law", "code"] * 2), loop_step(peer, PROMPTS, ("law", "code"))
     for _ in range(2):
         torch.testing.assert_close(loop(), mixed(), atol=1e-5, rtol=0)
+
+
+def test_a_row_speaks_through_its_own_expert_here_as_there(sides):
+    base, peer = sides
+    ours = our_step(base, PROMPTS, row_plan(("law", "code"), 4))
+    theirs = stepper(peer, PROMPTS, adapter_names=["law", "code"] * 2)
+    for _ in range(2):
+        torch.testing.assert_close(theirs(), ours(), atol=1e-5, rtol=0)
 
 
 def test_a_step_goes_on_where_the_last_one_ended():

@@ -49,6 +49,7 @@ def test_gates_speak_wherever_a_model_is_named(ask, college, texts):
     assert "finite number, got nan" in shown
 
 
+@pytest.mark.recipe
 def test_gates_are_fitted_kept_and_looked_at(ask, college, texts):
     for router in ("phatgoose", "xlora"):
         code, found, shown = ask("router", "fit", router, texts, "--library", college, *SMALL)
@@ -65,6 +66,7 @@ def test_gates_are_fitted_kept_and_looked_at(ask, college, texts):
     assert {"mix arrow", "mix phatgoose", "mix xlora"} <= {row["name"] for row in found["rows"]}
 
 
+@pytest.mark.recipe
 def test_routers_are_fitted_one_by_one(ask, college, texts):
     for router in ("classifier", "cluster", "cached_prior"):
         library = Library(college)
@@ -85,6 +87,7 @@ def test_arrow_needs_no_text(ask, college):
     assert (code, set(found["experts"])) == (0, {"law", "code"})
 
 
+@pytest.mark.recipe
 def test_a_newcomer_makes_fits_stale_and_a_new_fit_mends_it(ask, college, texts, pico_folder):
     ask("router", "fit", "xlora", texts, "--library", college, *SMALL)
     ask("router", "fit", "phatgoose", texts, "--library", college, *SMALL)
@@ -139,6 +142,7 @@ def test_what_does_not_route_is_not_looked_at(ask, college, texts):
         assert "does not route" in shown
 
 
+@pytest.mark.recipe
 def test_plans_make_nothing(ask, college, texts):
     code, found, _ = ask("router", "fit", "phatgoose", texts, "--library", college, *SMALL, "--dry-run")
     assert code == 0
@@ -148,6 +152,7 @@ def test_plans_make_nothing(ask, college, texts):
     assert found["plan"]["rows"] == 4
 
 
+@pytest.mark.recipe
 def test_derivations(ask, college, texts, tmp_path):
     code, found, _ = ask("library", "derive", "prototypes", "--library", college)
     assert code == 0
@@ -169,6 +174,7 @@ def test_derivations(ask, college, texts, tmp_path):
     assert code == 0, shown
 
 
+@pytest.mark.recipe
 def test_subtraction_makes_a_library_of_its_own(ask, college, texts, tmp_path):
     into = tmp_path / "own"
     words = ("library", "derive", "subtract", "--library", college, "--into", into)

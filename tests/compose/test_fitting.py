@@ -62,6 +62,7 @@ def test_phatgoose_learns_on_its_own_texts_and_nothing_else_moves(world):
     assert any(each.abs().max() > 0 for each in tensors.values())
 
 
+@pytest.mark.recipe
 def test_an_experts_vectors_do_not_depend_on_the_others(world):
     base, remembered = world
     together, alone = MemoryShelf(), MemoryShelf()
@@ -72,6 +73,7 @@ def test_an_experts_vectors_do_not_depend_on_the_others(world):
     assert all(torch.equal(whole[key], each) for key, each in own.items())
 
 
+@pytest.mark.recipe
 def test_a_head_learns_who_is_of_use(world):
     base, remembered = world
     before, shelf = bytes_of(base), MemoryShelf()

@@ -145,6 +145,21 @@ def test_a_part_whose_tensors_do_not_go_together_is_refused(kind, base, tmp_path
         check_expert(expert, sites=base.sites)
 
 
+def test_a_block_of_another_shape_is_refused_by_its_parameter(base):
+    path, part = next(iter(random_expert(base, kind="ffn").payload.adapter.items()))
+    for name, tensor, words in (
+        (
+            "up_proj.weight",
+            torch.ones(3, 64),
+            r"'up_proj.weight' has shape \(3, 64\), in this base's block .*\(128, 64\)",
+        ),
+        ("extra.bias", torch.ones(3), r"'extra.bias' has shape \(3,\), in this base's block it has none"),
+    ):
+        odd = AdapterPayload({path: FfnWeights({**part.tensors, name: tensor})})
+        with pytest.raises(IncompatibleExpert, match=words):
+            check_expert(Expert(ExpertCard(name="odd", kind="ffn"), odd), sites=base.sites)
+
+
 def test_whole_numbers_are_no_weights(base):
     path, part = next(iter(random_expert(base, kind="ffn").payload.adapter.items()))
     odd = AdapterPayload({path: FfnWeights({name: each.int() for name, each in part.tensors.items()})})

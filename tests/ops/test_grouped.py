@@ -71,3 +71,11 @@ def test_it_is_one_operator_to_a_compiler():
 @pytest.mark.parametrize(("tokens", "experts", "pays"), [(512, 64, True), (512, 2, False), (1, 8, False)])
 def test_the_cost_model_chooses(tokens, experts, pays):
     assert choosing_pays(tokens=tokens, chosen=2, experts=experts, rank=8, inputs=256, outputs=256) is pays
+
+
+def test_ranks_that_do_not_fill_sixteen_bytes_are_computed_densely():
+    sizes = {"tokens": 4096, "chosen": 2, "experts": 64, "inputs": 256, "outputs": 256}
+    assert choosing_pays(rank=8, **sizes)
+    assert not choosing_pays(rank=6, **sizes)
+    assert not choosing_pays(rank=4, number_bytes=2, **sizes)
+    assert not choosing_pays(rank=8, number_bytes=8, **sizes)

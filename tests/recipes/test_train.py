@@ -125,24 +125,34 @@ def test_whole_models_branch_from_their_parents_and_speak_together(texts, pico_f
 
 @pytest.mark.recipe
 @pytest.mark.parametrize("kind", KINDS)
-def test_experts_of_every_kind_are_trained_kept_and_evaluated(kind, texts, pico_folder, tmp_path):
-    fit = dataclasses.replace(FIT, kind=kind, steps=6)
-    made = train.run(
-        config(data=texts, library=tmp_path / "library", base=str(pico_folder), fit=fit, out=tmp_path / "out"),
-        watch=Silent(),
+def test_experts_of_every_kind_are_planned_trained_and_kept(kind, texts, pico_folder, tmp_path):
+    asked = config(
+        data=texts,
+        library=tmp_path / "library",
+        base=str(pico_folder),
+        routers=False,
+        fit=dataclasses.replace(FIT, kind=kind),
+        out=tmp_path / "out",
     )
+    plan = train.run(dataclasses.replace(asked, dry_run=True), watch=Silent()).result["plan"]
+    made = train.run(asked, watch=Silent())
     library = Library(tmp_path / "library")
-    assert {library.card(name).kind for name in library} == {kind}
+    assert {library.card(name).kind for name in library} == {kind} == {plan["kind"]}
     assert {library.card(name).recipe["method"] for name in library} == {f"fit {kind}"}
-    numbers = {row["trained_parameters"] for row in made.result["experts"].values()}
-    assert len(numbers) == 1
+    (numbers,) = {row["trained_parameters"] for row in made.result["experts"].values()}
+    assert plan["disk_bytes"] >= 4 * numbers * len(library)
     assert library.verify() == {}
-    plan = train.run(
-        config(data=texts, library=tmp_path / "other", base=str(pico_folder), fit=fit, dry_run=True), watch=Silent()
-    ).result["plan"]
-    assert plan["kind"] == kind
-    judged = evaluate.run(
-        evaluate.EvalConfig(data=texts, model=str(tmp_path / "library"), common=COMMON, out=tmp_path / "eval"),
-        watch=Silent(),
-    )
-    assert set(judged.result["matrix"]) == set(library)
+    assert train.run(asked, watch=Silent()).result["experts"] == {}, "what is there is left alone"
+
+
+@pytest.mark.recipe
+def test_a_library_of_several_kinds_is_evaluated(texts, pico_folder, tmp_path):
+    library = tmp_path / "library"
+    for domain, kind in zip(sorted(each.name for each in texts.iterdir()), ("ia3", "prefix"), strict=False):
+        asked = config(data=texts, library=library, base=str(pico_folder), routers=False, out=tmp_path / "out")
+        fit = dataclasses.replace(FIT, kind=kind)
+        train.run(dataclasses.replace(asked, fit=fit, domains=(Path(domain).stem,)), watch=Silent())
+    judged = evaluate.EvalConfig(data=texts, model=f"{library}?router=uniform", window=32, context=8, common=COMMON)
+    found = evaluate.run(judged, watch=Silent()).result
+    assert {Library(library).card(name).kind for name in found["matrix"]} == {"ia3", "prefix"}
+    assert all(value > 0 for row in found["matrix"].values() for value in row.values())

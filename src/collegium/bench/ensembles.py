@@ -38,6 +38,7 @@ def decoder(base: Base, plans: Sequence[RowPlan], prompts: Tensor) -> Callable[[
     def step() -> None:
         for each in rows:
             each.step(token)
+            _ = each.logprobs  # computed when asked for
 
     return step
 

@@ -58,7 +58,7 @@ def _loads(path: Path, names: Sequence[str]) -> Timing:
 
 
 def _run(quick: bool, progress: Progress) -> Finding:
-    sizes, around = ((10, 20, 40, 80), 5) if quick else ((100, 1_000, 3_000, 10_000), _AROUND)
+    sizes, around = ((10, 20, 30, 40), 5) if quick else ((100, 1_000, 3_000, 10_000), _AROUND)
     curves: dict[str, dict[int, Timing]] = {}
     with tempfile.TemporaryDirectory() as folder:
         first = _grow(Path(folder) / "library", sizes, around, curves, progress)

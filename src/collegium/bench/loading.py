@@ -90,5 +90,5 @@ def _difference(base: Base, model: Any, name: str) -> float:  # noqa: ANN401 - P
     """Return the largest difference between what the last expert says here and there."""
     tokens = torch.randint(base.vocab_size, (2, 16), generator=generator(0, "bench loading"))
     model.set_adapter(name)
-    ours = base.open_rows(tokens.tolist(), RowPlan.one(name)).logprobs[0]
+    ours = base.open_rows(tokens.tolist(), RowPlan.one(name)).logprobs
     return float((next_logprobs(model, tokens) - ours).abs().max())

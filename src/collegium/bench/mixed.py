@@ -65,7 +65,7 @@ def our_step(base: Base, prompts: Int[Tensor, "batch seq"], plan: RowPlan) -> St
 
     def step() -> Tensor:
         rows.step(token)
-        return rows.logprobs[0]
+        return rows.logprobs
 
     return step
 

@@ -37,8 +37,8 @@ def by_operator(run: Callable[[], object]) -> dict[str, float]:
     """Return operator -> its own share of a run's time, and what is left for Python between operators.
 
     >>> import torch
-    >>> sorted(by_operator(lambda: torch.ones(64, 64) @ torch.ones(64, 64)))[-1]
-    'aten::ones'
+    >>> "aten::mm" in by_operator(lambda: torch.ones(64, 64) @ torch.ones(64, 64))
+    True
     """
     from torch.profiler import ProfilerActivity, profile
 
@@ -54,8 +54,8 @@ def by_operator(run: Callable[[], object]) -> dict[str, float]:
 def by_module(run: Callable[[], object]) -> dict[str, float]:
     """Return Python module -> its share of a run's time, with the compiled functions that it calls itself.
 
-    >>> max(by_module(lambda: sorted(range(100_000))), key=lambda name: name.startswith("collegium"))
-    'collegium.bench.shares'
+    >>> round(sum(by_module(lambda: sorted(range(100_000))).values()), 6)
+    1.0
     """
     watch = cProfile.Profile()
     watch.runcall(run)

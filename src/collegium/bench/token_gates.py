@@ -19,16 +19,17 @@ from torch import Tensor
 
 from collegium.bench.curves import growth
 from collegium.bench.kinds import Bench, Finding, Progress, Target
-from collegium.bench.mixed import our_step
 from collegium.bench.models import RANK, bench_base, peaked, toy_base
 from collegium.bench.peers import NO_PEFT, arrow_model, find_peer, next_logprobs, peers_own_warnings, stepper
 from collegium.bench.timing import Timing, alternate
+from collegium.compose import mix
 from collegium.core.cards import ExpertCard
+from collegium.core.protocols import LanguageModel
 from collegium.core.randomness import generator
-from collegium.experts import AdapterPayload, Expert, adapter_payload
+from collegium.experts import Expert, adapter_payload
 from collegium.experts.recipe import using_threads
 from collegium.library import Library
-from collegium.models import BASE_ROWS, Base, Group, RowPlan
+from collegium.models import Base
 from collegium.routers import arrow
 from collegium.testing.pico import pico_base, random_adapter
 
@@ -69,22 +70,26 @@ def fill_library(base: Base, path: Path, count: int, rank: int) -> Library:
     return library
 
 
-def arrow_plan(base: Base, library: Library, names: Sequence[str]) -> RowPlan:
-    """Return the plan in which Arrow's gates choose among these experts, which are attached for it."""
-    adapters = {}
-    for name in names:
-        payload = library[name].payload
-        assert isinstance(payload, AdapterPayload)
-        adapters[name] = payload.adapter
-        base.attach(name, payload.adapter)
-    gates = arrow(top_k=TOP_K).bind_gates(tuple(names), base=base, adapters=adapters)
-    return RowPlan((Group(tuple(names), gates=gates.slots),))
+def arrow_mix(base: Base, library: Library, names: Sequence[str]) -> LanguageModel:
+    """Return the language model in which Arrow's gates choose among these experts."""
+    return mix(base, library.filter(names), router=arrow(top_k=TOP_K))
 
 
-def our_prompt(base: Base, prompts: Int[Tensor, "batch seq"], plan: RowPlan) -> Run:
+def our_prompt(model: LanguageModel, prompts: Int[Tensor, "batch seq"]) -> Run:
     """Return a run that reads the prompts and says what may follow them."""
     listed = prompts.tolist()
-    return lambda: base.open_rows(listed, plan).logprobs[0]
+    return lambda: model.open(listed).next_logprobs()
+
+
+def our_step(model: LanguageModel, prompts: Int[Tensor, "batch seq"]) -> Run:
+    """Return a step of decoding that appends each prompt's first token once more; the prompts are not timed."""
+    decoding, token = model.open(prompts.tolist()), prompts[:, 0]
+
+    def step() -> Tensor:
+        decoding.step(token)
+        return decoding.next_logprobs()
+
+    return step
 
 
 def _peers(task: Task, peft: ModuleType, base: Base, folders: Sequence[Path], prompts: Tensor) -> Run:
@@ -105,11 +110,11 @@ def _measure(
         for size in shape.sizes:
             progress(f"{task}, {shape.label}: {size} experts")
             names = library.names()[:size]
-            contestants = {PLAIN: ours(base, prompts, BASE_ROWS)}
+            contestants = {PLAIN: ours(base, prompts)}
             if peft is not None:  # built before our slots are, from a base without any
                 folders = [library.path / "experts" / name for name in names]
                 contestants[PEER] = _peers(task, peft, base, folders, prompts)
-            contestants[OURS] = ours(base, prompts, arrow_plan(base, library, names))
+            contestants[OURS] = ours(arrow_mix(base, library, names), prompts)
             if peft is not None:
                 difference = max(difference, float((contestants[PEER]() - contestants[OURS]()).abs().max()))
             with peers_own_warnings():
@@ -150,10 +155,10 @@ def _profiled(task: Task, quick: bool) -> dict[str, Callable[[], object]]:
     base, size = shape.make(), 8 if quick else 32
     with tempfile.TemporaryDirectory() as folder:
         library = fill_library(base, Path(folder) / "library", size, shape.rank)
-        plan = arrow_plan(base, library, library.names())
-    prompts = torch.zeros(_TEXTS, shape.tokens, dtype=torch.long)
-    run = our_prompt if task == "prefill" else our_step
-    return {f"{task} with {size} experts on toy": run(base, prompts, plan)}
+        prompts = torch.zeros(_TEXTS, shape.tokens, dtype=torch.long)
+        run = (our_prompt if task == "prefill" else our_step)(arrow_mix(base, library, library.names()), prompts)
+        run()  # experts are read on first use
+    return {f"{task} with {size} experts on toy": run}
 
 
 V1 = Bench(

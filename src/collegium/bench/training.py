@@ -27,7 +27,7 @@ from collegium.experts import FitConfig, fit_documents, resolve
 from collegium.experts.fresh import fresh_adapter
 from collegium.experts.objective import Objective, Texts, text_objective
 from collegium.experts.recipe import loop_config
-from collegium.models import BASE_ROWS, Base
+from collegium.models import BASE_ROWS, Base, lora_parts
 from collegium.train import LoopConfig
 from collegium.train.settings import learning_rate_at
 
@@ -91,17 +91,17 @@ class PeftFit:
         self._peft, self._config, read = peft, config, texts(base, config)
         objective = text_objective(base, BASE_ROWS, texts={_NAME: read}, config=config, label=_NAME)
         self._rows = batches(objective, config)
-        fresh = fresh_adapter(base, config, _NAME, tokens=objective.train.tokens[:1])
-        first = {f"{path}.{half}": tensor for path, part in fresh.items() for half, tensor in part.tensors.items()}
-        halves = {"a": "lora_A", "b": "lora_B"}
+        first = lora_parts(fresh_adapter(base, config, _NAME, tokens=objective.train.tokens))
         self._first = {
-            f"base_model.model.{name[:-2]}.{halves[name[-1]]}.weight": tensor.detach() for name, tensor in first.items()
+            f"base_model.model.{path}.lora_{half}.weight": tensor.detach()
+            for path, part in first.items()
+            for half, tensor in (("A", part.a), ("B", part.b))
         }
         lora = peft.LoraConfig(
             r=config.rank,
             lora_alpha=config.alpha,
-            target_modules=sorted({name[:-2].rpartition(".")[2] for name in first}),
-            layers_to_transform=sorted({int(part) for name in first for part in name.split(".") if part.isdigit()}),
+            target_modules=sorted({path.rpartition(".")[2] for path in first}),
+            layers_to_transform=sorted({base.sites[path].block for path in first}),
             task_type="CAUSAL_LM",
         )
         with peers_own_warnings():
@@ -184,7 +184,7 @@ def fit_config(quick: bool, layers: str, *, batch: int = 4, steps: int | None = 
     config = FitConfig(
         rank=rank, layers=layers, steps=steps, batch=batch, window=window, evaluate_every=steps, dev_tokens=window
     )
-    return resolve(config, "lora")
+    return resolve(config)
 
 
 def race(runs: Mapping[str, Callable[[], StepClock]], repeats: int) -> tuple[dict[str, Timing], dict[str, StepClock]]:

@@ -1,4 +1,4 @@
-"""`library list / show / add / remove / merge / verify / export`: keep a library."""
+"""`library list / show / add / remove / merge / verify / derive / export`: keep a library."""
 
 import dataclasses
 from dataclasses import dataclass, field

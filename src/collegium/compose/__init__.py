@@ -1,5 +1,6 @@
 """Base + library + router = one language model."""
 
+from collegium.compose.asking import Asked, RowModel
 from collegium.compose.choice import Choice
 from collegium.compose.door import Cast, ComposedModel, assemble, attach_expert, check_base, ensemble, merge, mix
 from collegium.compose.ensemble import Ensemble, EnsembleDecoding, combine, live_rows
@@ -22,6 +23,7 @@ from collegium.compose.weight_search import (
 
 __all__ = [
     "TEXTLESS",
+    "Asked",
     "Cast",
     "Choice",
     "ComposedModel",
@@ -36,6 +38,7 @@ __all__ = [
     "Mix",
     "MixDecoding",
     "Remembered",
+    "RowModel",
     "SeparateVoices",
     "SlotVoices",
     "Voices",

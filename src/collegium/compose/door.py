@@ -45,11 +45,13 @@ class Cast:
         slots = SlotVoices(self.base, self.keys)
         return JoinedVoices([slots, SeparateVoices(self.whole)]) if self.whole else slots
 
-    def ensembled(self, recipe: Recipe, *, shelf: Shelf | None, top_k: int | None = None) -> Ensemble:
+    def ensembled(
+        self, recipe: Recipe, *, shelf: Shelf | None, top_k: int | None = None, prune: float = 0.0
+    ) -> Ensemble:
         """Return the experts' next-token probabilities mixed by a router; raises RoutingError for gates."""
         router = only_router(recipe, what="an ensemble")
         bound = router.bind(self.names, shelf=shelf, tokenizer=self.base.tokenizer)
-        return Ensemble(self.voices(), bound, top_k=top_k)
+        return Ensemble(self.voices(), bound, top_k=top_k, prune=prune)
 
     def mixed(self, recipe: Recipe, *, shelf: Shelf | None, top_k: int | None = None) -> Mix | GatedMix:
         """Return the experts blended inside the base, by a router or by gates; raises RoutingError for whole models."""
@@ -138,13 +140,16 @@ def _offer(base: Base, library: Library, name: str) -> str:
     return key
 
 
-def ensemble(base: Base, library: Library, *, router: Recipe | None = None, top_k: int | None = None) -> Ensemble:
+def ensemble(
+    base: Base, library: Library, *, router: Recipe | None = None, top_k: int | None = None, prune: float = 0.0
+) -> Ensemble:
     """Return the language model that mixes the experts' next-token probabilities.
 
     router: default = classifier on the prompt as prior, then posterior. top_k: how many experts keep weight.
+    prune:  the posterior under which experts leave at the end of every 16 tokens, such as 1e-3; 0 = nobody leaves.
     Raises RoutingError for gates and for a router of open weights: those are for mix.
     """
-    return assemble(base, library).ensembled(router or default(), shelf=library, top_k=top_k)
+    return assemble(base, library).ensembled(router or default(), shelf=library, top_k=top_k, prune=prune)
 
 
 def mix(base: Base, library: Library, *, router: Recipe | None = None, top_k: int | None = None) -> Mix | GatedMix:

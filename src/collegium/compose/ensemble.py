@@ -7,7 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from collegium.compose.asking import Asked
 from collegium.compose.choice import Choice
+from collegium.compose.pruned import PrunedDecoding, Pruning, check_epsilon
 from collegium.compose.routed import (
     check_parts,
     check_simplex,
@@ -20,7 +22,8 @@ from collegium.compose.routed import (
     row_context,
     row_lengths,
 )
-from collegium.compose.voices import Voices, VoicesDecoding
+from collegium.compose.voices import SlotVoices, Voices, VoicesDecoding, row_plan
+from collegium.core.errors import RoutingError
 from collegium.core.protocols import PrefixRouter, RouterState, Tokenizer, context_limit
 from collegium.core.routing import Routing
 from collegium.core.state import select_rows
@@ -53,16 +56,20 @@ class Ensemble:
     """A language model: voices, and a router that weighs their probabilities.
 
     Experts that a coarse router leaves silent are not computed: a text costs one row per expert with weight.
-    A router that needs likelihoods has one row per expert it knows.
+    A router that needs likelihoods has one row per expert it knows; pruned, one per expert whose posterior is not
+    under `prune`, looked at every 16 tokens.
     """
 
-    def __init__(self, voices: Voices, router: PrefixRouter, *, top_k: int | None = None) -> None:
+    def __init__(self, voices: Voices, router: PrefixRouter, *, top_k: int | None = None, prune: float = 0.0) -> None:
         """Keep the parts.
 
-        Raises RoutingError when the router knows an expert that is no voice, or top_k is less than 1.
+        Raises RoutingError when the router knows an expert that is no voice, top_k is less than 1, or prune is not in
+        [0, 0.5), or given for a router without likelihoods or for whole models.
         """
         check_parts(router, voices.names, top_k)
-        self.voices, self.router, self.top_k = voices, router, top_k
+        check_epsilon(prune)
+        self.voices, self.router, self.top_k, self.prune = voices, router, top_k, prune
+        self._pruning = None if prune == 0 else _pruning(voices, router, top_k=top_k, prune=prune)
 
     @property
     def tokenizer(self) -> Tokenizer | None:
@@ -95,6 +102,8 @@ class Ensemble:
         """Return the weights after each token, in the order of `experts`; after top-k."""
         many = row_lengths(tokens, lengths)
         read, table = row_context(context, many), None
+        if self._pruning is not None:
+            return self._pruning.follow(tokens, lengths=many, context=read)[1]
         if self.router.needs_likelihoods:
             table = self.voices.score(tokens, Choice(self.experts), lengths=many, context=read)
         return self._route(tokens, many, read, table)
@@ -123,6 +132,8 @@ class Ensemble:
         """Return each token's log-probability given those before it; 0 for i < context and for padding."""
         many = row_lengths(tokens, lengths)
         read = row_context(context, many)
+        if self._pruning is not None:
+            return self._pruning.follow(tokens, lengths=many, context=read)[0]
         if self.router.needs_likelihoods:
             table = self.voices.score(tokens, Choice(self.experts), lengths=many, context=read)
             mixed = combine(self._route(tokens, many, read, table), table)
@@ -145,7 +156,10 @@ class Ensemble:
         """Return the mixture's whole distribution at every position: exact, and as large as it sounds."""
         many = row_lengths(tokens, lengths)
         read = row_context(context, many)
-        if self.router.needs_likelihoods:
+        if self._pruning is not None:
+            every = self.voices.logprobs(tokens, Choice(self.experts), lengths=many, context=read)
+            log_weights = self._pruning.follow(tokens, lengths=many, context=read)[1].log_weights()
+        elif self.router.needs_likelihoods:
             table = self.voices.score(tokens, Choice(self.experts), lengths=many, context=read)
             every = self.voices.logprobs(tokens, Choice(self.experts), lengths=many, context=read)
             log_weights = self._route(tokens, many, read, table).log_weights()
@@ -159,23 +173,68 @@ class Ensemble:
         return mixed
 
     @torch.no_grad()
-    def open(self, prompts: Sequence[Sequence[int]]) -> "EnsembleDecoding":
+    def open(self, prompts: Sequence[Sequence[int]]) -> "EnsembleDecoding | PrunedDecoding":
         """Return a decoding of the prompts; each prompt is the context its router reads."""
+        if self._pruning is not None:
+            return self._pruning.open(prompts)
+        chosen = self._choose(prompts)
+        return self._begin(chosen, self.voices.open(prompts, chosen.choice))
+
+    @torch.no_grad()
+    def ask(self, prompts: Sequence[Sequence[int]]) -> Asked:
+        """Return the rows that read the prompts; raises RoutingError for voices that are no rows of one base."""
+        voices = self.voices
+        if self._pruning is not None:
+            raise RoutingError(
+                "experts of a pruned ensemble leave by themselves, so its rows are run apart from others'."
+            )
+        if not isinstance(voices, SlotVoices):
+            raise RoutingError(
+                f"only adapters on one base run as its rows; {type(voices).__name__} has voices with weights of "
+                "their own. Open the model by itself."
+            )
+        chosen = self._choose(prompts)
+        plan = row_plan(chosen.choice, voices.keys)
+        return Asked(voices.base, plan, lambda rows: self._begin(chosen, voices.begin(rows, chosen.choice)))
+
+    def _choose(self, prompts: Sequence[Sequence[int]]) -> "_Chosen":
         tokens, lengths = right_padded(prompts)
         state = self.router.start(read_context(tokens, lengths, tokenizer=self.tokenizer))
         shown = hide_padding(tokens, lengths)
         if self.router.needs_likelihoods:
-            choice = Choice(self.experts)
-            decoding = self.voices.open(prompts, choice)
-            routing, state = self.router.step(state, shown, decoding.prompt_scores().float().cpu())
-        else:
-            routing, state = self.router.step(state, shown, None)
-            coarse = routing.weights.shape[1] == 1
-            choice = live_rows(routing.top_k(self.top_k), len(prompts)).choice if coarse else Choice(self.experts)
-            decoding = self.voices.open(prompts, choice)
+            return _Chosen(Choice(self.experts), state, None, shown, lengths)
+        routing, state = self.router.step(state, shown, None)
+        coarse = routing.weights.shape[1] == 1
+        choice = live_rows(routing.top_k(self.top_k), len(prompts)).choice if coarse else Choice(self.experts)
+        return _Chosen(choice, state, routing, shown, lengths)
+
+    def _begin(self, chosen: "_Chosen", decoding: VoicesDecoding) -> "EnsembleDecoding":
+        routing, state = chosen.routing, chosen.state
+        if routing is None:
+            routing, state = self.router.step(state, chosen.shown, decoding.prompt_scores().float().cpu())
         check_simplex(routing)
-        weights = last_weights(routing, lengths)
-        return EnsembleDecoding(self, decoding, choice, state, Routing(self.experts, weights))
+        weights = last_weights(routing, chosen.lengths)
+        return EnsembleDecoding(self, decoding, chosen.choice, state, Routing(self.experts, weights))
+
+
+def _pruning(voices: Voices, router: PrefixRouter, *, top_k: int | None, prune: float) -> Pruning:
+    if not isinstance(voices, SlotVoices):
+        raise RoutingError(
+            f"prune lets rows of one base leave; {type(voices).__name__} has voices with weights of their own. "
+            "Leave prune out, or choose the experts that are adapters."
+        )
+    return Pruning(voices.base, row_plan(Choice(router.experts), voices.keys), router, prune, top_k)
+
+
+@dataclass(frozen=True, eq=False)
+class _Chosen:
+    """Whose rows read the prompts, and what the router has made of them; no routing where it waits for likelihoods."""
+
+    choice: Choice
+    state: RouterState
+    routing: Routing | None
+    shown: Int[Tensor, "batch seq"]
+    lengths: Int[Tensor, " batch"]
 
 
 def live_rows(routing: Routing, batch: int) -> _Rows:

@@ -10,11 +10,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from collegium.compose.asking import Asked
 from collegium.compose.routed import right_padded, row_context, row_lengths
 from collegium.core.errors import RoutingError
-from collegium.core.protocols import Tokenizer
+from collegium.core.protocols import Decoding, Tokenizer
 from collegium.core.routing import BASE, Routing
-from collegium.models import Base, Group, RowDecoding, RowPlan, after_context
+from collegium.models import Base, Group, RowDecoding, RowPlan, RowReader, after_context
 from collegium.routers.gates import Gating, HeadGates, SlotGates
 
 _TRACED_TEXTS = 8
@@ -136,10 +137,11 @@ class GatedMix:
         return self.base.logprobs_rows(tokens, plan=self._plan(tokens))[0]
 
     @torch.no_grad()
-    def open(self, prompts: Sequence[Sequence[int]]) -> "GatedDecoding":
+    def open(self, prompts: Sequence[Sequence[int]]) -> Decoding:
         """Return a decoding of the prompts."""
         if isinstance(self.gating, SlotGates):
-            return GatedDecoding(self, self.base.open_rows(prompts, self._slot_plan(self.gating), traced=True), None)
+            asked = self.ask(prompts)
+            return asked.begin(self.base.open_rows(prompts, asked.plan, traced=True))
         reader = self.base.open_rows(prompts)
         weights = self.gating.head(reader.prompt_states)
         _, lengths = right_padded(prompts)
@@ -147,12 +149,21 @@ class GatedMix:
         last = weights[:, torch.arange(len(prompts)), lengths - 1][:, :, None]
         return GatedDecoding(self, rows, reader, last)
 
+    def ask(self, prompts: Sequence[Sequence[int]]) -> Asked:
+        """Return the rows that read the prompts; raises RoutingError for a head, which reads them beside the blend."""
+        if not isinstance(self.gating, SlotGates):
+            raise RoutingError(
+                "a head over the base's last hidden state reads every text twice, in rows that wait for each other; "
+                "open the model by itself, or use gates inside the slots."
+            )
+        return Asked(self.base, self._slot_plan(self.gating), lambda rows: GatedDecoding(self, rows, None))
+
 
 class GatedDecoding:
     """A gated mix's texts being continued; `reader` is the base's own reading, where a head needs one."""
 
     def __init__(
-        self, model: GatedMix, rows: RowDecoding, reader: RowDecoding | None, weights: Tensor | None = None
+        self, model: GatedMix, rows: RowReader, reader: RowDecoding | None, weights: Tensor | None = None
     ) -> None:
         """Keep the rows, and what a head said last."""
         self.model, self.rows, self.reader = model, rows, reader
@@ -173,7 +184,7 @@ class GatedDecoding:
 
     def next_logprobs(self) -> Float[Tensor, "batch vocab"]:
         """Return the log-probabilities of the next token."""
-        return self.rows.logprobs[0]
+        return self.rows.logprobs
 
     def shares(self, tokens: Int[Tensor, " batch"]) -> Float[Tensor, "batch expert"] | None:
         """Return the weights that act here, open ones as shares: inside one blended network nobody speaks alone."""

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from collegium.compose.asking import Asked
 from collegium.compose.choice import Choice
 from collegium.compose.routed import (
     check_parts,
@@ -18,10 +19,10 @@ from collegium.compose.routed import (
     row_lengths,
 )
 from collegium.compose.voices import SlotVoices
-from collegium.core.protocols import PrefixRouter, RouterState, Tokenizer
+from collegium.core.protocols import Decoding, PrefixRouter, RouterState, Tokenizer
 from collegium.core.routing import BASE, Routing, dense_weights
 from collegium.core.state import select_rows
-from collegium.models import Base, Group, RowDecoding, RowPlan, after_context
+from collegium.models import Base, Group, RowPlan, RowReader, after_context
 
 
 class Mix:
@@ -121,31 +122,38 @@ class Mix:
         return self.base.logprobs_rows(tokens, plan=plan)[0]
 
     @torch.no_grad()
-    def open(self, prompts: Sequence[Sequence[int]]) -> "MixDecoding":
+    def open(self, prompts: Sequence[Sequence[int]]) -> Decoding:
         """Return a decoding of the prompts; each prompt is the context its router reads."""
+        asked = self.ask(prompts)
+        return asked.begin(self.base.open_rows(prompts, asked.plan))
+
+    @torch.no_grad()
+    def ask(self, prompts: Sequence[Sequence[int]]) -> Asked:
+        """Return the blend that reads the prompts, each of which is the context its router reads."""
         tokens, lengths = right_padded(prompts)
-        if self.router.needs_likelihoods:
+        held = self.router.needs_likelihoods
+        if held:
             routing, state = self._held(tokens, lengths), None
         else:
             state = self.router.start(read_context(tokens, lengths, tokenizer=self.tokenizer))
             routing, state = self.router.step(state, hide_padding(tokens, lengths), None)
         routing = routing.top_k(self.top_k)
-        rows = self.base.open_rows(prompts, self._plan(routing))
         last = Routing(self.experts, last_weights(routing, lengths), kind=routing.kind)
-        return MixDecoding(self, rows, state, last)
+        read = int(lengths.sum()) if held else 0
+        return Asked(self.base, self._plan(routing), lambda rows: MixDecoding(self, rows, state, last), read)
 
 
 class MixDecoding:
     """A mix's texts being continued."""
 
-    def __init__(self, model: Mix, rows: RowDecoding, state: RouterState, routing: Routing) -> None:
+    def __init__(self, model: Mix, rows: RowReader, state: RouterState, routing: Routing) -> None:
         """Keep the rows and the router's state (None when the weights are held)."""
         self.model, self.rows, self.state = model, rows, state
         self.routing: Routing | None = routing
 
     def next_logprobs(self) -> Float[Tensor, "batch vocab"]:
         """Return the log-probabilities of the next token."""
-        return self.rows.logprobs[0]
+        return self.rows.logprobs
 
     def shares(self, tokens: Int[Tensor, " batch"]) -> Float[Tensor, "batch expert"] | None:
         """Return the weights that act here: inside one blended network nobody speaks alone."""
@@ -162,7 +170,7 @@ class MixDecoding:
         weights = routing.top_k(self.model.top_k).dense()[:, -1:].expand(len(tokens), -1, -1)
         self.routing = Routing(self.model.experts, weights, kind=routing.kind)
         # Whoever spoke stays in the plan, silent or not: stacks are made anew only when somebody comes in.
-        self.rows.step(tokens, self.model._plan(self.routing, also=self.rows.plan.names))
+        self.rows.step(tokens, self.model._plan(self.routing, also=self.rows.rows.names))
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
         """Go on with these texts alone."""

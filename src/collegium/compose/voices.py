@@ -10,7 +10,7 @@ from torch import Tensor
 from collegium.compose.choice import Choice
 from collegium.core.protocols import Tokenizer
 from collegium.core.routing import BASE
-from collegium.models import Base, Group, RowDecoding, RowPlan
+from collegium.models import Base, Group, RowPlan, RowReader
 
 
 @runtime_checkable
@@ -153,18 +153,23 @@ class SlotVoices:
 
     def open(self, prompts: Sequence[Sequence[int]], choice: Choice) -> VoicesDecoding:
         """Return a decoding of the prompts by the chosen voices."""
-        return _SlotDecoding(self.base.open_rows(prompts, row_plan(choice, self.keys)), choice, self.keys)
+        return self.begin(self.base.open_rows(prompts, row_plan(choice, self.keys)), choice)
+
+    def begin(self, rows: RowReader, choice: Choice) -> VoicesDecoding:
+        """Return what the chosen voices say in rows by `row_plan`."""
+        return _SlotDecoding(rows, choice)
 
 
 class _SlotDecoding:
-    def __init__(self, rows: RowDecoding, choice: Choice, keys: Mapping[str, str]) -> None:
-        self.rows, self.choice, self.keys = rows, choice, keys
+    def __init__(self, rows: RowReader, choice: Choice) -> None:
+        self.rows, self.choice = rows, choice
 
     def prompt_scores(self) -> Float[Tensor, "batch seq row"]:
-        return self.rows.prompt_scores.permute(1, 2, 0)
+        scores = self.rows.prompt_scores
+        return scores.view(self.choice.rows, self.rows.texts, -1).permute(1, 2, 0)
 
     def logprobs(self) -> Float[Tensor, "batch row vocab"]:
-        return self.rows.logprobs.transpose(0, 1)
+        return self.rows.logprobs.view(self.choice.rows, self.rows.texts, -1).transpose(0, 1)
 
     def step(self, tokens: Int[Tensor, " batch"]) -> None:
         self.rows.step(tokens)

@@ -1,9 +1,11 @@
 """Using a language model: scoring held-out text, generating, evaluating."""
 
+from collegium.infer.engine import Engine, EngineLimits, EngineStats, Event, Experts, Finished, Said
 from collegium.infer.evaluation import Evaluation, RoutingQuality, best_experts, evaluate_scores, routing_quality
-from collegium.infer.generate import Generation, Sampling, chat_prompt, generate
+from collegium.infer.generate import chat_prompt, generate
 from collegium.infer.harness import Scored, fitted, greedy, log_likelihoods, rolling, sampling_of
 from collegium.infer.perplexity import perplexity
+from collegium.infer.sampling import Sampling
 from collegium.infer.tables import (
     HeldOut,
     TokenTable,
@@ -16,12 +18,20 @@ from collegium.infer.tables import (
     score_text,
     window_nats,
 )
+from collegium.infer.writing import Generation
 
 __all__ = [
+    "Engine",
+    "EngineLimits",
+    "EngineStats",
     "Evaluation",
+    "Event",
+    "Experts",
+    "Finished",
     "Generation",
     "HeldOut",
     "RoutingQuality",
+    "Said",
     "Sampling",
     "Scored",
     "TokenTable",

@@ -16,6 +16,7 @@ from collegium.models.parts import (
     lora_parts,
 )
 from collegium.models.rows import BASE_ROWS, NOBODY, Group, RowPlan, Rows
+from collegium.models.seats import RowReader, Seat, positions_of, seat_rows
 from collegium.models.sites import Site
 from collegium.models.sources import BASES, load_base, load_config, load_tokenizer
 
@@ -37,7 +38,9 @@ __all__ = [
     "PrefixWeights",
     "RowDecoding",
     "RowPlan",
+    "RowReader",
     "Rows",
+    "Seat",
     "Site",
     "after_context",
     "choose_device",
@@ -50,5 +53,7 @@ __all__ = [
     "memory_errors",
     "memory_of",
     "pinned_folder",
+    "positions_of",
+    "seat_rows",
     "segment_positions",
 ]

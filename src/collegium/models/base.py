@@ -231,9 +231,9 @@ class Base:
         return self._per_token(self.hidden(tokens, plan=plan, segments=segments), tokens, read, target_nats)
 
     def open_rows(
-        self, prompts: Sequence[Sequence[int]], plan: RowPlan = BASE_ROWS, *, traced: bool = False
+        self, prompts: Sequence[Sequence[int]], plan: RowPlan | Rows = BASE_ROWS, *, traced: bool = False
     ) -> "RowDecoding":
-        """Return a cached decoding that continues every prompt in every group; traced: keep what gates say."""
+        """Return a cached decoding that continues the prompts in rows; `traced` keeps what gates say."""
         from collegium.models.decoding import RowDecoding
 
         return RowDecoding(self, prompts, plan, traced=traced)

@@ -93,6 +93,13 @@ def check_part(part: Part, site: Site, *, where: str) -> None:
         )
     if got == want:
         return
+    if isinstance(part, FfnWeights):
+        wanted, given = site.tensors or {}, {key: tuple(value.shape) for key, value in part.tensors.items()}
+        odd = sorted(key for key in wanted.keys() | given.keys() if wanted.get(key) != given.get(key))
+        raise IncompatibleExpert(
+            f"{where}: {odd[0]!r} has shape {given.get(odd[0], 'none')}, in this base's block it has "
+            f"{wanted.get(odd[0], 'none')}. It was made for another base; train it again on this one."
+        )
     if isinstance(part, PrefixWeights):
         raise IncompatibleExpert(
             f"{where}: the prefix has (heads, size) {got}, this base has {want} there. It was made for another base."

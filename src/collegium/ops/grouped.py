@@ -18,14 +18,20 @@ _START_SECONDS = 60e-6
 and what grouping costs before it begins. Measured on the development machine; only their proportions decide."""
 
 
-def choosing_pays(*, tokens: int, chosen: int, experts: int, rank: int, inputs: int, outputs: int) -> bool:
+def choosing_pays(
+    *, tokens: int, chosen: int, experts: int, rank: int, inputs: int, outputs: int, number_bytes: int = 4
+) -> bool:
     """Return whether computing the chosen experts alone is faster than computing all of them in two large products.
+
+    No where rows of a matrix do not fill 16 bytes each, which torch's grouped product asks for.
 
     >>> choosing_pays(tokens=512, chosen=2, experts=64, rank=8, inputs=256, outputs=256)
     True
     >>> choosing_pays(tokens=1, chosen=2, experts=4, rank=8, inputs=256, outputs=256)
     False
     """
+    if number_bytes > 4 or any(size * number_bytes % 16 for size in (rank, inputs, outputs)):
+        return False
     work = tokens * rank * (inputs + outputs)
     moved = tokens * chosen * (inputs + 2 * outputs)
     grouped = chosen * work / _GROUPED_RATE + moved / _MOVED_RATE + _START_SECONDS
@@ -41,9 +47,11 @@ def grouped_low_rank(
 ) -> Float[Tensor, "token output"]:
     """Return each token's weighted change by the experts it chose; see the module.
 
-    >>> one = torch.ones(1, 1, 1)
-    >>> grouped_low_rank(torch.tensor([[3.0]]), one, one, torch.tensor([[0.5]]), torch.tensor([[0]]))
-    tensor([[1.5000]])
+    Rank, inputs and outputs fill 16 bytes each (`choosing_pays` says no to others).
+
+    >>> ones = torch.ones(1, 4, 4)
+    >>> grouped_low_rank(torch.ones(1, 4), ones, ones, torch.tensor([[0.5]]), torch.tensor([[0]]))
+    tensor([[8., 8., 8., 8.]])
     """
     return _grouped(x, a, b, weights, index)
 

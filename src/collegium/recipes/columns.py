@@ -39,21 +39,28 @@ TIMED_WINDOWS = 4
 
 @dataclass(frozen=True)
 class Way:
-    """One composition: how, with which router, how many experts keep weight."""
+    """One composition: how, with which router, how many experts keep weight, under which posterior they leave."""
 
     compose: str
     recipe: Recipe
     top_k: int | None = None
+    prune: float = 0.0
 
     @property
     def label(self) -> str:
         """What tables call it."""
-        return f"{self.compose} {self.recipe.name}" + ("" if self.top_k is None else f" top-{self.top_k}")
+        return (
+            f"{self.compose} {self.recipe.name}"
+            + ("" if self.top_k is None else f" top-{self.top_k}")
+            + (f" prune {self.prune:g}" if self.prune else "")
+        )
 
     @property
     def query(self) -> str:
         """What follows a library's path in a model reference."""
-        ending = "" if self.top_k is None else f"&top_k={self.top_k}"
+        ending = ("" if self.top_k is None else f"&top_k={self.top_k}") + (
+            f"&prune={self.prune:g}" if self.prune else ""
+        )
         return f"router={self.recipe.name}&compose={self.compose}{ending}"
 
 
@@ -111,13 +118,14 @@ def build_way(way: Way, cast: Cast, library: Library) -> LanguageModel:
     if way.compose == "merge":
         weights = textless_weights(way.recipe, cast.names, shelf=library, tokenizer=cast.base.tokenizer)
         return cast.merged(weights)
-    compose = cast.mixed if way.compose == "mix" else cast.ensembled
-    return compose(way.recipe, shelf=library, top_k=way.top_k)
+    if way.compose == "mix":
+        return cast.mixed(way.recipe, shelf=library, top_k=way.top_k)
+    return cast.ensembled(way.recipe, shelf=library, top_k=way.top_k, prune=way.prune)
 
 
 def column(way: Way, cast: Cast, library: Library, table: TokenTable, *, watch: Watch) -> Column:
     """Return a composition's column: an ensemble from the table, mix and merge by running them."""
-    if way.compose == "ensemble":
+    if way.compose == "ensemble" and not way.prune:
         router = only_router(way.recipe, what="an ensemble").bind(
             cast.names, shelf=library, tokenizer=cast.base.tokenizer
         )

@@ -35,7 +35,6 @@ _UNKNOWN_LENGTH = 2048
 """For a base whose configuration does not say how much it reads."""
 
 
-@register_model("collegium")
 class HarnessModel(TemplateLM):
     """A language model of ours as lm_eval asks it; made by lm_eval from `--model_args`, or with `open_harness_model`.
 
@@ -173,7 +172,7 @@ class HarnessModel(TemplateLM):
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """Return each text's log-likelihood behind the prefix token, every token scored once in windows."""
-        texts = [request.args[0] for request in requests]
+        texts = [_arguments(request)[0] for request in requests]
         windows: list[Scored] = []
         owner: list[int] = []
         for place, text in enumerate(texts):
@@ -195,7 +194,7 @@ class HarnessModel(TemplateLM):
         answers = [""] * len(requests)
         kinds: dict[str, list[int]] = {}
         for place, request in enumerate(requests):
-            kinds.setdefault(repr(sorted(request.args[1].items())), []).append(place)
+            kinds.setdefault(repr(sorted(_arguments(request)[1].items())), []).append(place)
         with _bar("continuations", len(requests), quiet=disable_tqdm) as count:
             for places in kinds.values():
                 self._continue(requests, places, answers, count)
@@ -203,9 +202,9 @@ class HarnessModel(TemplateLM):
 
     def _continue(self, requests: list[Instance], places: list[int], answers: list[str], count: Count) -> None:
         """Answer requests of one kind, longest first; what each draws follows from the seed and its own place."""
-        keywords = requests[places[0]].args[1]
+        keywords = _arguments(requests[places[0]])[1]
         sampling = sampling_of(keywords, tokens=self.max_gen_toks)
-        prompts = {place: self._prompt(requests[place].args[0], sampling.tokens) for place in places}
+        prompts = {place: self._prompt(_arguments(requests[place])[0], sampling.tokens) for place in places}
         order = sorted(places, key=lambda place: -len(prompts[place]))
         for start in range(0, len(order), self.batch_size):
             some = order[start : start + self.batch_size]
@@ -213,7 +212,7 @@ class HarnessModel(TemplateLM):
             found = generate(self.model, [prompts[place] for place in some], sampling=sampling, seed=seeds)
             for place, each in zip(some, found, strict=True):
                 answers[place] = each.text
-                self.cache_hook.add_partial("generate_until", requests[place].args, each.text)
+                self.cache_hook.add_partial("generate_until", _arguments(requests[place]), each.text)
             count(len(some))
 
     def _prompt(self, text: str, tokens: int) -> list[int]:
@@ -224,6 +223,9 @@ class HarnessModel(TemplateLM):
                 "fewer with max_gen_toks, or raise max_length."
             )
         return (self.tok_encode(text) or [self.prefix_token_id])[-room:]
+
+
+register_model("collegium")(HarnessModel)
 
 
 def open_harness_model(config: HarnessConfig) -> HarnessModel:
@@ -251,6 +253,11 @@ def walking() -> Iterator[Walk]:
         yield walk
     finally:
         _WALK.reset(token)
+
+
+def _arguments(request: Instance) -> tuple[Any, ...]:
+    """Return what is asked: (text,), (context, continuation) or (context, keywords)."""
+    return request.args
 
 
 @contextmanager

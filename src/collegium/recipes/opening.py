@@ -138,10 +138,13 @@ def _way(reference: Reference, library: Library, weights: dict[str, float] | Non
     compose = reference.compose or _composition(reference.router) or library.defaults.composition or "ensemble"
     if compose == "merge" and reference.top_k:
         raise ConfigError("merge makes one model for all texts, so top_k has nothing to choose; leave it out.")
+    prune = reference.prune or 0.0
+    if prune and compose != "ensemble":
+        raise ConfigError(f"prune lets experts of an ensemble leave; {compose} is one row a text. Leave prune out.")
     if weights is not None:
-        return Way(compose, fixed(weights), reference.top_k)
+        return Way(compose, fixed(weights), reference.top_k, prune)
     top_k = reference.top_k if reference.router or compose == "merge" else reference.top_k or library.defaults.top_k
     router = reference.router or library.defaults.router or "default"
     if compose == "merge" and not reference.router and parse_router(router).name not in TEXTLESS:
         router = "uniform"
-    return Way(compose, parse_router(router), top_k)
+    return Way(compose, parse_router(router), top_k, prune)

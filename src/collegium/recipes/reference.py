@@ -2,9 +2,12 @@
 
 REF = BASE | PATH | hf:owner/name@revision | LIB[?experts=a,b&router=posterior&compose=ensemble&top_k=2] | LIB#NAME
 
+An ensemble may also say `prune=1e-3`: under which posterior its experts leave.
+
 A name such as `smollm2-135m` always means the same file; a folder of that name is written `./smollm2-135m`.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +18,7 @@ from collegium.core.tables import nearest
 
 COMPOSITIONS = ("ensemble", "mix", "merge")
 """What `compose=` may say."""
-KEYS = ("experts", "router", "compose", "top_k")
+KEYS = ("experts", "router", "compose", "top_k", "prune")
 """What may follow a library's question mark."""
 GRAMMAR = "LIB?experts=a,b&router=posterior&compose=ensemble&top_k=2 or LIB#NAME"
 _MANIFEST = "collegium.json"
@@ -38,6 +41,7 @@ class Reference:
     router: str | None = None
     compose: str | None = None
     top_k: int | None = None
+    prune: float | None = None
 
     def __str__(self) -> str:
         """Return the reference as it is written.
@@ -47,7 +51,13 @@ class Reference:
         """
         if self.base is not None:
             return self.base
-        parts = {"experts": ",".join(self.experts), "router": self.router, "compose": self.compose, "top_k": self.top_k}
+        parts = {
+            "experts": ",".join(self.experts),
+            "router": self.router,
+            "compose": self.compose,
+            "top_k": self.top_k,
+            "prune": self.prune,
+        }
         query = "&".join(f"{key}={value}" for key, value in parts.items() if value)
         ending = f"#{self.member}" if self.member else f"?{query}" if query else ""
         return f"{self.library}{ending}"
@@ -115,6 +125,7 @@ def _selection(text: str, place: str, query: str) -> Reference:
         problems.append(f"unknown composition {compose!r}. {nearest(compose, COMPOSITIONS)}")
     if top_k and not (top_k.isascii() and top_k.isdigit() and int(top_k) >= 1):
         problems.append(f"top_k is a whole number of experts, at least 1; got {top_k!r}.")
+    prune = _fraction(values.get("prune"), problems)
     if problems:
         raise ConfigError(f"{text!r}: " + " ".join(problems) + f" A composition is written {GRAMMAR}.")
     return Reference(
@@ -123,4 +134,18 @@ def _selection(text: str, place: str, query: str) -> Reference:
         router=values.get("router"),
         compose=compose,
         top_k=int(top_k) if top_k else None,
+        prune=prune,
     )
+
+
+def _fraction(text: str | None, problems: list[str]) -> float | None:
+    """Return the posterior that a text says; adds to the problems where it says none."""
+    if not text:
+        return None
+    try:
+        said = float(text)
+    except ValueError:
+        said = math.nan
+    if not 0 <= said < 0.5:
+        problems.append(f"prune is a posterior from 0 to below 0.5, such as 1e-3; got {text!r}.")
+    return said

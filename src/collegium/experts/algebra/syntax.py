@@ -255,4 +255,5 @@ class Parser:
         return self.text[self.at : self.at + 12] or "the end"
 
     def _mistake(self, rule: str) -> ConfigError:
-        return ConfigError(f"{self.text!r}, at {place_words(self.at)}: {rule}, got {self._rest()!r}.")
+        place = place_words(self.at)
+        return ConfigError(f"{self.text!r}, at {place}: {rule.rstrip('.')}, got {self._rest()!r}.")

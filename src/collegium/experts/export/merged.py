@@ -6,7 +6,7 @@ from typing import Any
 from collegium.models import Base
 from collegium.models.quiet import quiet_transformers
 
-KINDS = ("lora", "whole")
+KINDS = ("lora", "ia3", "whole")
 """Kinds that can be folded into a base's matrices, or averaged."""
 
 

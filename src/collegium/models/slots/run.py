@@ -155,7 +155,13 @@ class Run:
         tokens, chosen = inputs.numel() // width, index.shape[-1]
         rank = stack.rank if stack.bias is None else None
         if rank is not None and choosing_pays(
-            tokens=tokens, chosen=chosen, experts=experts, rank=rank, inputs=width, outputs=output.shape[-1]
+            tokens=tokens,
+            chosen=chosen,
+            experts=experts,
+            rank=rank,
+            inputs=width,
+            outputs=output.shape[-1],
+            number_bytes=inputs.element_size(),
         ):
             own = weights.to(inputs.dtype).reshape(tokens, chosen)
             a = stack.a[0].T.view(experts, rank, width).transpose(1, 2)

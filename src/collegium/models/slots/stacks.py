@@ -72,6 +72,8 @@ class LowRankStack:
             own = weights[None].expand(casts, -1, -1, -1)
         else:
             own = weights[self.span].view(casts, self.per, *weights.shape[1:])
+        if self.rank is not None:
+            return (thin.view(casts, self.per, -1, columns // self.rank, self.rank) * own[..., None]).view(thin.shape)
         places = self.places[:, None, None].expand(-1, own.shape[1], own.shape[2], -1)
         spread = own.gather(-1, places)
         return (thin.view(casts, self.per, -1, columns) * spread).view(thin.shape)

@@ -32,7 +32,7 @@ with warnings.catch_warnings():  # lm_eval and what it needs are others' code
 
     from collegium.recipes.harness_model import COMPOSED, HarnessModel, open_harness_model, walking
 
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("quiet_harness")]
+pytestmark = [pytest.mark.recipe, pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("quiet_harness")]
 
 ROOT = Path(__file__).parents[2]
 TASKS = "tests/recipes/harness_tasks"
@@ -271,17 +271,17 @@ def test_each_evaluates_every_voice_on_one_base(library, capsys, monkeypatch):
     loads = []
     load = Base.from_model
     monkeypatch.setattr(Base, "from_model", staticmethod(lambda *a, **k: loads.append(1) or load(*a, **k)))
-    one = ["--model_args", f"ref={library.path},experts=law,router=posterior,dtype=float32", "--limit", "1"]
+    one = ["--model_args", f"ref={library.path},experts=law+sea,router=posterior,dtype=float32", "--limit", "1"]
     code = main([*words(library, "--each"), "--tasks", "whole_passage", *one, "--json", "--jsonl"])
     shown = capsys.readouterr()
     assert code == 0, shown.err
     assert len(loads) == 1
     *rows, found = map(json.loads, shown.out.splitlines())
-    assert list(found["experts"]) == ["law"]
+    assert list(found["experts"]) == ["law", "sea"]
     values = [found[key]["whole_passage"] for key in ("base", "composed")]
     values += [each["whole_passage"] for each in found["experts"].values()]
-    assert len({row["bits_per_byte"]["value"] for row in values}) == 3
-    assert {row["model"] for row in rows} == {"base", "law", "composed (ensemble posterior)"}
+    assert len({row["bits_per_byte"]["value"] for row in values}) == 4
+    assert {row["model"] for row in rows} == {"base", "law", "sea", "composed (ensemble posterior)"}
     assert "whole_passage bits_per_byte" in shown.err
     assert "|whole_passage|" in shown.err
 

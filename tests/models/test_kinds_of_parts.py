@@ -273,7 +273,7 @@ def test_experts_are_read_on_first_use_and_the_oldest_leaves(tokens):
 
 COMPILED = """
 import torch
-from test_parts import make
+from test_kinds_of_parts import make
 from collegium.models import Group, RowPlan
 from collegium.testing.pico import pico_base
 

@@ -1,0 +1,318 @@
+"""An ensemble whose unlikely experts leave: rows that are parked, and asked again when the survivors are surprised.
+
+At each length that is a multiple of 16 tokens, experts whose posterior lies under epsilon leave; the others share their
+weight. `collegium.ops.pruning` says what that costs. Prompts are read by everybody.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from collegium.compose.routed import keep_scored
+from collegium.compose.tracks import ABSENT, Track
+from collegium.core.errors import RoutingError
+from collegium.core.protocols import PrefixRouter
+from collegium.core.routing import Routing
+from collegium.models.base import Base
+from collegium.models.decoding import RowDecoding
+from collegium.models.rows import Group, RowPlan
+from collegium.ops.pruning import BLOCK_TOKENS
+
+
+@dataclass(eq=False)
+class Parked:
+    """Rows of one text that left it, with everything they have read."""
+
+    text: int
+    who: Int[Tensor, " row"]
+    rows: RowDecoding
+
+    @property
+    def read(self) -> int:
+        """How many tokens they have read."""
+        return int(self.rows.lengths[0])
+
+
+@dataclass(eq=False)
+class PrunedRows:
+    """Rows of several texts, a row per expert that is present; those that left are parked.
+
+    experts: how many there are. who: which of them each row is.
+    """
+
+    base: Base
+    experts: int
+    rows: RowDecoding
+    who: Int[Tensor, " row"]
+    parked: list[Parked] = field(default_factory=list)
+
+    @property
+    def alone(self) -> bool:
+        """Whether every text has one row."""
+        return self.rows.rows.count == self.rows.texts
+
+    def said(self, values: Float[Tensor, "row n"]) -> Float[Tensor, "text n expert"]:
+        """Return what rows say by text and expert, `ABSENT` where there is no row."""
+        table = torch.full((self.rows.texts, values.shape[1], self.experts), ABSENT)
+        table[self.rows.rows.text, :, self.who] = values.float().cpu()
+        return table
+
+    def extend(self, tokens: Int[Tensor, "text n"]) -> Float[Tensor, "text n expert"]:
+        """Return what everybody present says of these tokens, having read them."""
+        return self.said(self.rows.extend(tokens))
+
+    def settle(self, text: int, track: Track) -> None:
+        """Let a text's experts come back and leave, at the end of a block."""
+        if track.surprised() or track.called:
+            track.reenter(self._return(text, track.tokens))
+        gone = track.leave()
+        if bool(gone.any()):
+            rows = ((self.rows.rows.text == text) & gone[self.who]).nonzero().flatten()
+            who = self.who[rows]
+            stay = torch.ones(len(self.who), dtype=torch.bool)
+            stay[rows] = False
+            self.parked.append(Parked(text, who, self.rows.split(rows)))
+            self.who = self.who[stay]
+
+    def _return(self, text: int, tokens: Sequence[int]) -> Float[Tensor, "gap expert"]:
+        """Return what a text's parked experts say of what they have missed, having joined the others."""
+        mine = [each for each in self.parked if each.text == text]
+        self.parked = [each for each in self.parked if each.text != text]
+        first = min(each.read for each in mine)
+        table = torch.full((len(tokens) - first, self.experts), ABSENT)
+        for each in mine:
+            start = each.read
+            said = each.rows.extend(torch.tensor([list(tokens[start:])]))
+            table[start - first :, each.who] = said.T.float().cpu()
+            self.rows.join(each.rows, torch.tensor([text]))
+            self.who = torch.cat([self.who, each.who])
+        return table
+
+    def keep(self, texts: Int[Tensor, " kept"]) -> None:
+        """Go on with these texts alone."""
+        if torch.equal(texts, torch.arange(self.rows.texts)):
+            return
+        self.who = self.who[self.rows.rows.rows_of(texts)]
+        self.rows.keep(texts)
+        self.parked = _renumbered(self.parked, texts)
+
+    def take(self, texts: Int[Tensor, " some"]) -> "PrunedRows":
+        """Return these texts' rows, in ascending order, as rows of their own; the others go on."""
+        rows = torch.isin(self.rows.rows.text, texts).nonzero().flatten()
+        who, parked = self.who[rows], _renumbered(self.parked, texts)
+        if len(rows) == len(self.who):
+            return PrunedRows(self.base, self.experts, self.rows, who, parked)
+        stay = torch.ones(len(self.who), dtype=torch.bool)
+        stay[rows] = False
+        others = torch.arange(self.rows.texts)
+        others = others[~torch.isin(others, texts)]
+        self.who, self.parked = self.who[stay], _renumbered(self.parked, others)
+        return PrunedRows(self.base, self.experts, self.rows.split(rows), who, parked)
+
+    def ahead(self, tokens: Int[Tensor, "text seq"]) -> Float[Tensor, "text seq expert"]:
+        """Return what each text's one expert says of the whole text, in one forward that nothing remembers."""
+        rows = self.rows.rows
+        order = rows.text.argsort()
+        plan = RowPlan((Group(rows.names, index=rows.index[order]),))
+        scored = torch.arange(tokens.shape[1]) >= int(self.rows.lengths[0])
+        with torch.no_grad():
+            every = self.base.token_nats(tokens, plan=plan, scored=scored.expand(tokens.shape))
+        table = torch.full((*tokens.shape, self.experts), ABSENT)
+        table[torch.arange(len(tokens)), :, self.who[order]] = -every.float().cpu()
+        return table
+
+
+def _renumbered(parked: Sequence[Parked], texts: Int[Tensor, " kept"]) -> list[Parked]:
+    place = {text: at for at, text in enumerate(texts.tolist())}
+    return [Parked(place[each.text], each.who, each.rows) for each in parked if each.text in place]
+
+
+def open_pruned(
+    base: Base, prompts: Sequence[Sequence[int]], plan: RowPlan
+) -> tuple[PrunedRows, Float[Tensor, "text seq expert"]]:
+    """Return the rows that have read the prompts, with everybody present, and what each said of them."""
+    rows, experts = base.open_rows(prompts, plan), len(plan.groups)
+    scores = rows.prompt_scores.view(experts, len(prompts), -1).permute(1, 2, 0).float().cpu()
+    rows.forget_prompts()
+    return PrunedRows(base, experts, rows, torch.arange(experts).repeat_interleave(len(prompts))), scores
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """How an ensemble's texts are pruned: whose rows, by which router, under which posterior."""
+
+    base: Base
+    plan: RowPlan
+    router: PrefixRouter
+    epsilon: float
+    top_k: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check epsilon and the router."""
+        check_epsilon(self.epsilon)
+        if not self.router.needs_likelihoods:
+            raise RoutingError(
+                "prune lets experts leave by their posterior, which this router does not carry: what it leaves silent "
+                "is not computed anyway. Use router=posterior, or leave prune out."
+            )
+
+    def track(self, prompt: Sequence[int], said: Float[Tensor, "seq expert"]) -> Track:
+        """Return the track of a text that begins with this prompt."""
+        return Track(self.router, prompt, said, epsilon=self.epsilon, top_k=self.top_k, tokenizer=self.base.tokenizer)
+
+    def follow(
+        self, tokens: Int[Tensor, "batch seq"], *, lengths: Int[Tensor, " batch"], context: Int[Tensor, " batch"]
+    ) -> tuple[Float[Tensor, "batch seq"], Routing]:
+        """Return each token's log-probability, 0 in the context and at padding, and the weights after each token."""
+        scores = torch.zeros(tokens.shape)
+        weights = torch.zeros(*tokens.shape, len(self.router.experts))
+        texts = [row[:length] for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]
+        ends = -(-context // BLOCK_TOKENS) * BLOCK_TOKENS
+        for end in ends.unique().tolist():
+            places = (ends == end).nonzero().flatten().tolist()
+            tracks = self._group([texts[place] for place in places], [int(context[place]) for place in places], end)
+            for place, track in zip(places, tracks, strict=True):
+                first, last = int(context[place]), int(lengths[place])
+                if last > first:
+                    scores[place, first:last] = torch.cat(track.scores)
+                weights[place, :last] = torch.cat(track.path)
+                weights[place, last:] = track.weights
+        return keep_scored(scores, lengths=lengths, context=context), Routing(self.router.experts, weights)
+
+    def _group(self, texts: Sequence[Sequence[int]], context: Sequence[int], end: int) -> list[Track]:
+        """Return the tracks of texts that everybody reads up to the same end of a block."""
+        rows, said = open_pruned(self.base, _padded([text[:end] for text in texts]).tolist(), self.plan)
+        tracks = []
+        for text, read, table in zip(texts, context, said, strict=True):
+            track = self.track(text[:read], table[:read])
+            track.read(torch.tensor(text[read:end], dtype=torch.long), table[read : len(text)][: end - read])
+            tracks.append(track)
+        score_pruned(rows, tracks, texts)
+        return tracks
+
+    def open(self, prompts: Sequence[Sequence[int]]) -> "PrunedDecoding":
+        """Return a decoding of the prompts."""
+        rows, said = open_pruned(self.base, prompts, self.plan)
+        tracks = [self.track(prompt, table[: len(prompt)]) for prompt, table in zip(prompts, said, strict=True)]
+        return PrunedDecoding(self, rows, tracks)
+
+
+def check_epsilon(epsilon: float) -> None:
+    """Raise RoutingError unless an expert may leave under this posterior."""
+    if not 0 <= epsilon < 0.5:
+        raise RoutingError(
+            f"prune is the posterior under which experts leave, from 0 (nobody) to below 0.5; got {epsilon}. Try 1e-3."
+        )
+
+
+class PrunedDecoding:
+    """A pruned ensemble's texts being continued."""
+
+    def __init__(self, pruning: Pruning, rows: PrunedRows, tracks: list[Track]) -> None:
+        """Let those leave whose prompt is the end of a block."""
+        self.pruning, self.rows, self.tracks = pruning, rows, tracks
+        self._settle()
+
+    @property
+    def routing(self) -> Routing | None:
+        """The weights of the next token."""
+        return Routing(self.pruning.router.experts, self._weights()[:, None])
+
+    def next_logprobs(self) -> Float[Tensor, "batch vocab"]:
+        """Return the mixture's log-probabilities of the next token."""
+        said, text = self.rows.rows.logprobs, self.rows.rows.rows.text
+        log_weights = self._weights()[text, self.rows.who].log()
+        joint = said + log_weights.to(said.device)[:, None]
+        text = text.to(said.device)[:, None].expand_as(joint)
+        most = joint.new_full((len(self.tracks), joint.shape[1]), float("-inf")).scatter_reduce(0, text, joint, "amax")
+        shares = (joint - most.gather(0, text)).exp()
+        return most + torch.zeros_like(most).scatter_add(0, text, shares).log()
+
+    def shares(self, tokens: Int[Tensor, " batch"]) -> Float[Tensor, "batch expert"] | None:
+        """Return each expert's share in these next tokens: weight times probability, normalised."""
+        return (self._weights().log() + self._said(tokens)[:, 0]).softmax(dim=-1)
+
+    @torch.no_grad()
+    def step(self, tokens: Int[Tensor, " batch"]) -> None:
+        """Append one token to every text; at the end of a text's block its experts leave or come back."""
+        said = self._said(tokens)
+        self.rows.rows.step(tokens)
+        for track, token, table in zip(self.tracks, tokens.cpu(), said, strict=True):
+            track.read(token[None], table)
+        self._settle()
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        """Go on with these texts alone."""
+        self.rows.keep(rows.cpu())
+        self.tracks = [self.tracks[row] for row in rows.tolist()]
+
+    def _weights(self) -> Float[Tensor, "batch expert"]:
+        return torch.stack([track.weights for track in self.tracks])
+
+    def _said(self, tokens: Int[Tensor, " batch"]) -> Float[Tensor, "batch 1 expert"]:
+        every = self.rows.rows.logprobs
+        own = tokens.to(every.device)[self.rows.rows.rows.text.to(every.device)]
+        return self.rows.said(every.gather(-1, own[:, None]))
+
+    def _settle(self) -> None:
+        for text, track in enumerate(self.tracks):
+            if len(track.tokens) % BLOCK_TOKENS == 0:
+                self.rows.settle(text, track)
+
+
+def score_pruned(rows: PrunedRows, tracks: Sequence[Track], texts: Sequence[Sequence[int]]) -> None:
+    """Let texts be read to their ends, all of which stand at the end of the same block, or at their own.
+
+    What was said lies in the tracks. Once every text has one expert the rest is scored in one forward; a text that
+    calls the others back on the way goes back to the block where it does.
+    """
+    while going := [place for place, (track, text) in enumerate(zip(tracks, texts, strict=True)) if _more(track, text)]:
+        rows.keep(torch.tensor(going))
+        tracks, texts = [tracks[place] for place in going], [texts[place] for place in going]
+        for place, track in enumerate(tracks):
+            rows.settle(place, track)
+        if rows.alone:
+            _score_alone(rows, tracks, texts)
+            return
+        at = len(tracks[0].tokens)
+        table = rows.extend(_padded([text[at : at + BLOCK_TOKENS] for text in texts]))
+        for track, text, said in zip(tracks, texts, table, strict=True):
+            _read_block(track, text, said)
+
+
+def _score_alone(rows: PrunedRows, tracks: Sequence[Track], texts: Sequence[Sequence[int]]) -> None:
+    table = rows.ahead(_padded(texts))
+    start = len(tracks[0].tokens)
+    back: dict[int, list[int]] = {}
+    for place, (track, text) in enumerate(zip(tracks, texts, strict=True)):
+        while _more(track, text):
+            at = len(track.tokens)
+            _read_block(track, text, table[place, at : at + BLOCK_TOKENS])
+            track.called = _more(track, text) and track.surprised()
+            if track.called:
+                back.setdefault(len(track.tokens), []).append(place)
+                break
+    left = list(range(len(texts)))
+    for at, places in back.items():
+        part = rows.take(torch.tensor([left.index(place) for place in places]))
+        left = [place for place in left if place not in places]
+        part.extend(torch.tensor([list(texts[place][start:at]) for place in places]))
+        score_pruned(part, [tracks[place] for place in places], [texts[place] for place in places])
+
+
+def _read_block(track: Track, text: Sequence[int], said: Float[Tensor, "n expert"]) -> None:
+    at = len(track.tokens)
+    tokens = torch.tensor(list(text[at : at + BLOCK_TOKENS]))
+    track.read(tokens, said[: len(tokens)])
+
+
+def _more(track: Track, text: Sequence[int]) -> bool:
+    return len(track.tokens) < len(text)
+
+
+def _padded(texts: Sequence[Sequence[int]]) -> Int[Tensor, "text width"]:
+    width = max(map(len, texts))
+    return torch.tensor([[*text, *[0] * (width - len(text))] for text in texts])
