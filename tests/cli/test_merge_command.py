@@ -7,7 +7,7 @@ from collegium.core.cards import ExpertCard
 from collegium.data import read_domains
 from collegium.experts import Expert, FitConfig, WholePayload, adapter_payload, fit_expert
 from collegium.library import Library
-from collegium.models import LoraWeights, load_base
+from collegium.models import Ia3Weights, LoraWeights, load_base
 from collegium.testing.library import snapshot
 from collegium.testing.pico import random_adapter
 
@@ -139,6 +139,29 @@ def test_whole_models_are_refused_by_name_and_left_out_of_all(ask, base, library
     assert "'tree' is a whole model" in shown
     code, found, _ = ask("library", "merge", "--library", library.path, "--as", "x", "--method", "average")
     assert (code, found["operands"]) == (0, ["code", "code-2", "law"])
+
+
+def test_rescalings_are_merged_whole(ask, base, library):
+    for seed, name in enumerate(("calm", "loud")):
+        draw = torch.Generator().manual_seed(seed)
+        adapter = {
+            path: Ia3Weights(1 + 0.1 * torch.randn(outputs, generator=draw))
+            for path, (_, outputs) in base.linear_sites(["k_proj", "v_proj"]).items()
+        }
+        card = ExpertCard(name=name, kind="ia3", base=base.fingerprint)
+        library.add(Expert(card, adapter_payload(base, adapter)))
+    code, found, shown = ask("library", "merge", "calm - 0.5*loud", "--library", library.path, "--as", "x")
+    assert code == 0, shown
+    assert (found["kind"], found["rank"], found["relative_error"]) == ("ia3", None, 0.0)
+    for path, part in library["x"].payload.adapter.items():
+        wanted = library["calm"].payload.adapter[path].factors - 0.5 * (
+            library["loud"].payload.adapter[path].factors - 1
+        )
+        torch.testing.assert_close(part.factors, wanted)
+    for words, says in ((("calm + law",), "of one kind"), (("calm", "--rank", 2), "have no rank")):
+        code, _, shown = ask("library", "merge", *words, "--library", library.path, "--as", "y")
+        assert code == 2
+        assert says in shown
 
 
 # -- methods that read texts ------------------------------------------------------------------------------------------

@@ -115,10 +115,21 @@ def test_grams_differ_between_base_and_expert():
 # -- through the model ------------------------------------------------------------------------------------------------
 
 
+def random_rescaling(base, seed):
+    """Factors of every layer's outputs."""
+    draw = torch.Generator().manual_seed(seed)
+    return {
+        path: Ia3Weights(1 + 0.5 * torch.randn(outputs, generator=draw))
+        for path, (_, outputs) in base.linear_sites().items()
+    }
+
+
+@pytest.mark.parametrize("kind", ["lora", "ia3"])
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gpt_neox", "qwen3", "gemma3"])
-def test_a_merged_expert_in_the_slots_is_the_merged_dense_model(architecture):
+def test_a_merged_expert_in_the_slots_is_the_merged_dense_model(architecture, kind):
     base = random_base(architecture)
-    adapters = {f"e{seed}": random_adapter(base, seed, rank=seed + 2) for seed in range(3)}
+    make = {"lora": lambda seed: random_adapter(base, seed, rank=seed + 2), "ia3": lambda s: random_rescaling(base, s)}
+    adapters = {f"e{seed}": make[kind](seed) for seed in range(3)}
     weights = {"e0": 0.6, "e1": 0.4, "e2": -0.5}
     for name, adapter in adapters.items():
         base.attach(name, adapter)
@@ -127,6 +138,8 @@ def test_a_merged_expert_in_the_slots_is_the_merged_dense_model(architecture):
     dense_model = base.folded(weights)
     through = base.logprobs_rows(TOKENS, plan=RowPlan.one("merged"))[0]
     torch.testing.assert_close(through, dense_model.logprobs(TOKENS), atol=1e-4, rtol=1e-4)
+    blended = RowPlan.blend(list(weights), torch.tensor([[list(weights.values())]]))
+    torch.testing.assert_close(through, base.logprobs_rows(TOKENS, plan=blended)[0], atol=1e-4, rtol=1e-4)
     assert float((through - base.logprobs(TOKENS)).abs().max()) > 1e-2
 
 
