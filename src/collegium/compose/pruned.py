@@ -49,11 +49,6 @@ class PrunedRows:
     who: Int[Tensor, " row"]
     parked: list[Parked] = field(default_factory=list)
 
-    @property
-    def alone(self) -> bool:
-        """Whether every text has one row."""
-        return self.rows.rows.count == self.rows.texts
-
     def said(self, values: Float[Tensor, "row n"]) -> Float[Tensor, "text n expert"]:
         """Return what rows say by text and expert, `ABSENT` where there is no row."""
         table = torch.full((self.rows.texts, values.shape[1], self.experts), ABSENT)
@@ -64,9 +59,20 @@ class PrunedRows:
         """Return what everybody present says of these tokens, having read them."""
         return self.said(self.rows.extend(tokens))
 
+    def rewind(self, tokens: int) -> None:
+        """Forget the last so many tokens, which were read in one forward."""
+        self.rows.rewind(tokens)
+
+    def by_rows(self) -> tuple[list[int], list[int]]:
+        """Return the texts that have one row, and the others."""
+        many = torch.bincount(self.rows.rows.text, minlength=self.rows.texts).tolist()
+        return [text for text, rows in enumerate(many) if rows == 1], [
+            text for text, rows in enumerate(many) if rows > 1
+        ]
+
     def settle(self, text: int, track: Track) -> None:
         """Let a text's experts come back and leave, at the end of a block."""
-        if track.surprised() or track.called:
+        if track.calls():
             track.reenter(self._return(text, track.tokens))
         gone = track.leave()
         if bool(gone.any()):
@@ -111,18 +117,6 @@ class PrunedRows:
         others = others[~torch.isin(others, texts)]
         self.who, self.parked = self.who[stay], _renumbered(self.parked, others)
         return PrunedRows(self.base, self.experts, self.rows.split(rows), who, parked)
-
-    def ahead(self, tokens: Int[Tensor, "text seq"]) -> Float[Tensor, "text seq expert"]:
-        """Return what each text's one expert says of the whole text, in one forward that nothing remembers."""
-        rows = self.rows.rows
-        order = rows.text.argsort()
-        plan = RowPlan((Group(rows.names, index=rows.index[order]),))
-        scored = torch.arange(tokens.shape[1]) >= int(self.rows.lengths[0])
-        with torch.no_grad():
-            every = self.base.token_nats(tokens, plan=plan, scored=scored.expand(tokens.shape))
-        table = torch.full((*tokens.shape, self.experts), ABSENT)
-        table[torch.arange(len(tokens)), :, self.who[order]] = -every.float().cpu()
-        return table
 
 
 def _renumbered(parked: Sequence[Parked], texts: Int[Tensor, " kept"]) -> list[Parked]:
@@ -266,40 +260,59 @@ class PrunedDecoding:
 def score_pruned(rows: PrunedRows, tracks: Sequence[Track], texts: Sequence[Sequence[int]]) -> None:
     """Let texts be read to their ends, all of which stand at the end of the same block, or at their own.
 
-    What was said lies in the tracks. Once every text has one expert the rest is scored in one forward; a text that
-    calls the others back on the way goes back to the block where it does.
+    What was said lies in the tracks. A text with one expert left is read to its end in one forward, and goes back to
+    the block where it calls the others. Texts with several read ahead, twice as far each time that nobody left or came
+    back on the way.
     """
+    blocks = 1
     while going := [place for place, (track, text) in enumerate(zip(tracks, texts, strict=True)) if _more(track, text)]:
         rows.keep(torch.tensor(going))
         tracks, texts = [tracks[place] for place in going], [texts[place] for place in going]
         for place, track in enumerate(tracks):
             rows.settle(place, track)
-        if rows.alone:
-            _score_alone(rows, tracks, texts)
-            return
-        at = len(tracks[0].tokens)
-        table = rows.extend(_padded([text[at : at + BLOCK_TOKENS] for text in texts]))
+        alone, others = rows.by_rows()
+        if alone:
+            _score_alone(rows.take(torch.tensor(alone)), [tracks[at] for at in alone], [texts[at] for at in alone])
+            tracks, texts = [tracks[at] for at in others], [texts[at] for at in others]
+        if others:
+            blocks = 2 * blocks if _read_ahead(rows, tracks, texts, blocks=blocks) else 1
+
+
+def _read_ahead(rows: PrunedRows, tracks: Sequence[Track], texts: Sequence[Sequence[int]], *, blocks: int) -> bool:
+    """Read some blocks in one forward, and go back to the first at whose end somebody leaves or is called back.
+
+    Returns whether nobody was before the last one's end.
+    """
+    at = len(tracks[0].tokens)
+    table = rows.extend(_padded([text[at : at + blocks * BLOCK_TOKENS] for text in texts]))
+    for done in range(BLOCK_TOKENS, table.shape[1] + BLOCK_TOKENS, BLOCK_TOKENS):
         for track, text, said in zip(tracks, texts, table, strict=True):
-            _read_block(track, text, said)
+            if _more(track, text):
+                _read_block(track, text, said[done - BLOCK_TOKENS : done])
+        changed = [track.changing() for track, text in zip(tracks, texts, strict=True) if _more(track, text)]
+        if any(changed):
+            rows.rewind(max(0, table.shape[1] - done))
+            return done >= table.shape[1]
+    return True
 
 
 def _score_alone(rows: PrunedRows, tracks: Sequence[Track], texts: Sequence[Sequence[int]]) -> None:
-    table = rows.ahead(_padded(texts))
     start = len(tracks[0].tokens)
+    table = rows.extend(_padded([text[start:] for text in texts]))
+    end = start + table.shape[1]
     back: dict[int, list[int]] = {}
     for place, (track, text) in enumerate(zip(tracks, texts, strict=True)):
         while _more(track, text):
-            at = len(track.tokens)
+            at = len(track.tokens) - start
             _read_block(track, text, table[place, at : at + BLOCK_TOKENS])
-            track.called = _more(track, text) and track.surprised()
-            if track.called:
+            if _more(track, text) and track.changing():
                 back.setdefault(len(track.tokens), []).append(place)
                 break
     left = list(range(len(texts)))
     for at, places in back.items():
         part = rows.take(torch.tensor([left.index(place) for place in places]))
         left = [place for place in left if place not in places]
-        part.extend(torch.tensor([list(texts[place][start:at]) for place in places]))
+        part.rewind(end - at)
         score_pruned(part, [tracks[place] for place in places], [texts[place] for place in places])
 
 

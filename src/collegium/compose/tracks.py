@@ -60,14 +60,18 @@ class Track:
             self._since.append(said)
         self.scores.append(mixed)
 
-    def surprised(self) -> bool:
-        """Return whether the block that ends here calls the missing back; to be asked once at each block's end."""
+    def calls(self) -> bool:
+        """Return whether the block that ends here calls the missing back; until they come."""
         block, self._block = self._block, []
-        if len(block) < BLOCK_TOKENS:
-            return False
-        nats, seen = sum(block), self._nats
-        self._nats = seen.read(nats)
-        return seen.surprised(nats) and not bool(self.present.all())
+        if len(block) == BLOCK_TOKENS:
+            nats, seen = sum(block), self._nats
+            self._nats = seen.read(nats)
+            self.called = seen.surprised(nats) and not bool(self.present.all())
+        return self.called
+
+    def changing(self) -> bool:
+        """Return whether somebody leaves or is called back at the end of the block that ends here."""
+        return self.calls() or bool(self._leaving().any())
 
     def reenter(self, said: Float[Tensor, "gap expert"]) -> None:
         """Make the posterior exact: what the missing say of the last tokens, as many as they have not read."""
@@ -84,12 +88,15 @@ class Track:
 
     def leave(self) -> Bool[Tensor, " expert"]:
         """Return who leaves here, having let them leave."""
-        gone = leaving(self._full, self.present, epsilon=self.epsilon)
+        gone = self._leaving()
         if bool(gone.any()):
             self._exact = self._exact or (len(self.tokens), self.state)
             self.present = self.present & ~gone
             self.path[-1][-1] = self.weights
         return gone
+
+    def _leaving(self) -> Bool[Tensor, " expert"]:
+        return leaving(self._full, self.present, epsilon=self.epsilon)
 
     @property
     def weights(self) -> Float[Tensor, " expert"]:

@@ -140,6 +140,26 @@ class RowDecoding:
             rest = target_log_probs(self._base.output, self.states[:, :-1].flatten(0, 1), said[:, 1:].flatten())
         return torch.cat([first, rest.view(len(said), -1)], dim=1)
 
+    def rewind(self, tokens: int) -> None:
+        """Forget the last so many tokens of every text, fewer than were read in one forward just before.
+
+        Raises RoutingError for more: what came before them was read too long ago to go on from.
+        """
+        read = min(self.states.shape[1], int(self.lengths.min()))
+        if not 0 <= tokens < read:
+            raise RoutingError(f"{read} tokens were read in one forward, 0 to {read - 1} can be forgotten; got {tokens}.")
+        if not tokens:
+            return
+        for layer in self._cache.layers:
+            layer.rewind(tokens)
+        self._seq, self.lengths, self._logprobs = self._seq - tokens, self.lengths - tokens, None
+        self.states = self.states[:, :-tokens]
+        if self.trace is not None:
+            self.trace = {
+                path: (said[:, :-tokens], None if index is None else index[:, :-tokens])
+                for path, (said, index) in self.trace.items()
+            }
+
     def keep(self, texts: Int[Tensor, " kept"]) -> None:
         """Go on with these texts alone, in this order."""
         texts = texts.cpu()
