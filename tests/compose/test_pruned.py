@@ -147,5 +147,3 @@ def test_what_cannot_be_pruned_is_refused(voices):
     toys = SeparateVoices({name: bigram_lm(place, symbols=7) for place, name in enumerate(NAMES)})
     with pytest.raises(RoutingError, match="weights of their own"):
         Ensemble(toys, posterior().bind(NAMES), prune=1e-3)
-    with pytest.raises(RoutingError, match="run apart"):
-        ensemble(voices, 1e-3).ask([[1, 2]])

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from collegium.compose.asking import Asked
 from collegium.compose.routed import keep_scored
 from collegium.compose.tracks import ABSENT, Track
 from collegium.core.errors import RoutingError
@@ -18,7 +19,8 @@ from collegium.core.protocols import PrefixRouter
 from collegium.core.routing import Routing
 from collegium.models.base import Base
 from collegium.models.decoding import RowDecoding
-from collegium.models.rows import Group, RowPlan
+from collegium.models.rows import RowPlan
+from collegium.models.seats import RowReader, Seat
 from collegium.ops.pruning import BLOCK_TOKENS
 
 
@@ -43,11 +45,20 @@ class PrunedRows:
     experts: how many there are. who: which of them each row is.
     """
 
-    base: Base
     experts: int
-    rows: RowDecoding
+    rows: RowReader
     who: Int[Tensor, " row"]
     parked: list[Parked] = field(default_factory=list)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a token that was appended has not been read yet: others are read in the same forward."""
+        return isinstance(self.rows, Seat) and self.rows.pending is not None
+
+    @property
+    def _own(self) -> RowDecoding:
+        assert isinstance(self.rows, RowDecoding)
+        return self.rows
 
     def said(self, values: Float[Tensor, "row n"]) -> Float[Tensor, "text n expert"]:
         """Return what rows say by text and expert, `ABSENT` where there is no row."""
@@ -57,11 +68,11 @@ class PrunedRows:
 
     def extend(self, tokens: Int[Tensor, "text n"]) -> Float[Tensor, "text n expert"]:
         """Return what everybody present says of these tokens, having read them."""
-        return self.said(self.rows.extend(tokens))
+        return self.said(self._own.extend(tokens))
 
     def rewind(self, tokens: int) -> None:
         """Forget the last so many tokens, which were read in one forward."""
-        self.rows.rewind(tokens)
+        self._own.rewind(tokens)
 
     def by_rows(self) -> tuple[list[int], list[int]]:
         """Return the texts that have one row, and the others."""
@@ -110,13 +121,13 @@ class PrunedRows:
         rows = torch.isin(self.rows.rows.text, texts).nonzero().flatten()
         who, parked = self.who[rows], _renumbered(self.parked, texts)
         if len(rows) == len(self.who):
-            return PrunedRows(self.base, self.experts, self.rows, who, parked)
+            return PrunedRows(self.experts, self.rows, who, parked)
         stay = torch.ones(len(self.who), dtype=torch.bool)
         stay[rows] = False
         others = torch.arange(self.rows.texts)
         others = others[~torch.isin(others, texts)]
         self.who, self.parked = self.who[stay], _renumbered(self.parked, others)
-        return PrunedRows(self.base, self.experts, self.rows.split(rows), who, parked)
+        return PrunedRows(self.experts, self.rows.split(rows), who, parked)
 
 
 def _renumbered(parked: Sequence[Parked], texts: Int[Tensor, " kept"]) -> list[Parked]:
@@ -128,10 +139,16 @@ def open_pruned(
     base: Base, prompts: Sequence[Sequence[int]], plan: RowPlan
 ) -> tuple[PrunedRows, Float[Tensor, "text seq expert"]]:
     """Return the rows that have read the prompts, with everybody present, and what each said of them."""
-    rows, experts = base.open_rows(prompts, plan), len(plan.groups)
-    scores = rows.prompt_scores.view(experts, len(prompts), -1).permute(1, 2, 0).float().cpu()
+    rows = base.open_rows(prompts, plan)
+    opened = begin_pruned(rows, len(plan.groups))
     rows.forget_prompts()
-    return PrunedRows(base, experts, rows, torch.arange(experts).repeat_interleave(len(prompts))), scores
+    return opened
+
+
+def begin_pruned(rows: RowReader, experts: int) -> tuple[PrunedRows, Float[Tensor, "text seq expert"]]:
+    """Return rows that have read prompts as rows with everybody present, and what each said of them."""
+    scores = rows.prompt_scores.view(experts, rows.texts, -1).permute(1, 2, 0).float().cpu()
+    return PrunedRows(experts, rows, torch.arange(experts).repeat_interleave(rows.texts)), scores
 
 
 @dataclass(frozen=True)
@@ -189,7 +206,16 @@ class Pruning:
 
     def open(self, prompts: Sequence[Sequence[int]]) -> "PrunedDecoding":
         """Return a decoding of the prompts."""
-        rows, said = open_pruned(self.base, prompts, self.plan)
+        return self._begin(prompts, *open_pruned(self.base, prompts, self.plan))
+
+    def ask(self, prompts: Sequence[Sequence[int]]) -> Asked:
+        """Return the rows that read the prompts, and how a decoding of them begins."""
+        every = len(self.plan.groups)
+        return Asked(self.base, self.plan, lambda rows: self._begin(prompts, *begin_pruned(rows, every)))
+
+    def _begin(
+        self, prompts: Sequence[Sequence[int]], rows: PrunedRows, said: Float[Tensor, "text seq expert"]
+    ) -> "PrunedDecoding":
         tracks = [self.track(prompt, table[: len(prompt)]) for prompt, table in zip(prompts, said, strict=True)]
         return PrunedDecoding(self, rows, tracks)
 
@@ -203,20 +229,26 @@ def check_epsilon(epsilon: float) -> None:
 
 
 class PrunedDecoding:
-    """A pruned ensemble's texts being continued."""
+    """A pruned ensemble's texts being continued.
+
+    At the end of a text's block its experts leave or come back when the next token is asked about: only then is what
+    was appended sure to have been read, where the rows are read together with others'.
+    """
 
     def __init__(self, pruning: Pruning, rows: PrunedRows, tracks: list[Track]) -> None:
-        """Let those leave whose prompt is the end of a block."""
+        """Keep the rows; those whose prompt is the end of a block may leave."""
         self.pruning, self.rows, self.tracks = pruning, rows, tracks
-        self._settle()
+        self._settled = False
 
     @property
     def routing(self) -> Routing | None:
         """The weights of the next token."""
+        self._settle()
         return Routing(self.pruning.router.experts, self._weights()[:, None])
 
     def next_logprobs(self) -> Float[Tensor, "batch vocab"]:
         """Return the mixture's log-probabilities of the next token."""
+        self._settle()
         said, text = self.rows.rows.logprobs, self.rows.rows.rows.text
         log_weights = self._weights()[text, self.rows.who].log()
         joint = said + log_weights.to(said.device)[:, None]
@@ -227,16 +259,18 @@ class PrunedDecoding:
 
     def shares(self, tokens: Int[Tensor, " batch"]) -> Float[Tensor, "batch expert"] | None:
         """Return each expert's share in these next tokens: weight times probability, normalised."""
+        self._settle()
         return (self._weights().log() + self._said(tokens)[:, 0]).softmax(dim=-1)
 
     @torch.no_grad()
     def step(self, tokens: Int[Tensor, " batch"]) -> None:
-        """Append one token to every text; at the end of a text's block its experts leave or come back."""
+        """Append one token to every text."""
+        self._settle()
         said = self._said(tokens)
         self.rows.rows.step(tokens)
         for track, token, table in zip(self.tracks, tokens.cpu(), said, strict=True):
             track.read(token[None], table)
-        self._settle()
+        self._settled = False
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
         """Go on with these texts alone."""
@@ -251,7 +285,12 @@ class PrunedDecoding:
         own = tokens.to(every.device)[self.rows.rows.rows.text.to(every.device)]
         return self.rows.said(every.gather(-1, own[:, None]))
 
+    @torch.no_grad()
     def _settle(self) -> None:
+        """Let experts leave and come back, once for each token, as soon as it has been read."""
+        if self._settled or self.rows.waiting:
+            return
+        self._settled = True
         for text, track in enumerate(self.tracks):
             if len(track.tokens) % BLOCK_TOKENS == 0:
                 self.rows.settle(text, track)

@@ -147,7 +147,9 @@ class RowDecoding:
         """
         read = min(self.states.shape[1], int(self.lengths.min()))
         if not 0 <= tokens < read:
-            raise RoutingError(f"{read} tokens were read in one forward, 0 to {read - 1} can be forgotten; got {tokens}.")
+            raise RoutingError(
+                f"{read} tokens were read in one forward, 0 to {read - 1} can be forgotten; got {tokens}."
+            )
         if not tokens:
             return
         for layer in self._cache.layers:
@@ -214,6 +216,11 @@ class RowDecoding:
         read, theirs = self._prompts, other._prompts
         self._prompts = None if read is None or theirs is None else read.join(theirs, self._base)
         self.rows, self._settled = rows, None
+
+    def sort_rows(self) -> None:
+        """Let the rows of each text stand together, in the texts' order."""
+        order = self.rows.text.argsort(stable=True)
+        self._select(torch.arange(self.texts), order, self.rows.take(order))
 
     @property
     def _apart(self) -> bool:
