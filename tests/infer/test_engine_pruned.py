@@ -112,7 +112,12 @@ def test_settling_before_rows_have_read_would_break_the_law(base, monkeypatch):
     for case in requests(base)[::2]:
         add(engine, case)
     with pytest.raises(RoutingError, match="rows join a text at its end"):
-        while engine.busy:
-            engine.step()
-            for each in engine._placed:
-                _ = each.experts  # asks for the routing, and by that settles
+        asking_for_the_routing(engine)
+
+
+def asking_for_the_routing(engine):
+    """Run, asking between the steps for what is known when rows have settled."""
+    while engine.busy:
+        engine.step()
+        for each in engine._placed:
+            assert each.experts == NAMES

@@ -12,8 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from collegium.compose.asking import Asked
-from collegium.compose.routed import keep_scored
-from collegium.compose.tracks import ABSENT, Track
+from collegium.compose.tracks import ABSENT, Track, gather
 from collegium.core.errors import RoutingError
 from collegium.core.protocols import PrefixRouter
 from collegium.core.routing import Routing
@@ -178,20 +177,14 @@ class Pruning:
         self, tokens: Int[Tensor, "batch seq"], *, lengths: Int[Tensor, " batch"], context: Int[Tensor, " batch"]
     ) -> tuple[Float[Tensor, "batch seq"], Routing]:
         """Return each token's log-probability, 0 in the context and at padding, and the weights after each token."""
-        scores = torch.zeros(tokens.shape)
-        weights = torch.zeros(*tokens.shape, len(self.router.experts))
         texts = [row[:length] for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]
         ends = -(-context // BLOCK_TOKENS) * BLOCK_TOKENS
+        found: dict[int, Track] = {}
         for end in ends.unique().tolist():
             places = (ends == end).nonzero().flatten().tolist()
             tracks = self._group([texts[place] for place in places], [int(context[place]) for place in places], end)
-            for place, track in zip(places, tracks, strict=True):
-                first, last = int(context[place]), int(lengths[place])
-                if last > first:
-                    scores[place, first:last] = torch.cat(track.scores)
-                weights[place, :last] = torch.cat(track.path)
-                weights[place, last:] = track.weights
-        return keep_scored(scores, lengths=lengths, context=context), Routing(self.router.experts, weights)
+            found |= dict(zip(places, tracks, strict=True))
+        return gather([found[place] for place in range(len(texts))], tokens.shape, lengths=lengths, context=context)
 
     def _group(self, texts: Sequence[Sequence[int]], context: Sequence[int], end: int) -> list[Track]:
         """Return the tracks of texts that everybody reads up to the same end of a block."""
