@@ -101,7 +101,7 @@ def _domain(name: str, texts: Iterable[str]) -> Domain:
 
 
 def _read(paths: Iterable[Path]) -> Iterator[str]:
-    return (path.read_text(errors="replace") for path in sorted(paths))
+    return (path.read_text(errors="replace") for path in sorted(paths)[:_MOST_DOCUMENTS])
 
 
 def _parts(text: str) -> list[str]:

@@ -140,7 +140,7 @@ def run(config: BuildConfig, *, watch: Watch, command: str = "build") -> RunCard
 def check_settings(config: BuildConfig) -> None:
     """Raise ConfigError for what is wrong before anything is read: device, settings of experts, budget.
 
-    A budget other than `full` decides the steps; `full` compares with dense adapters, which differ from experts in rank.
+    A budget other than `full` decides the steps; `full` compares with dense adapters of other ranks.
     """
     choose_device(config.common.device)
     resolve(config.fit)
