@@ -149,7 +149,9 @@ def test_scoring_reads_little_more_than_the_rows_told(voices, tokens, monkeypatc
     for row, epsilon in ((0, 0.4), (1, 0.4), (0, 1e-3), (1, 1e-3)):
         length = LENGTHS[row : row + 1]
         one = tokens[row : row + 1, : int(length)]
-        told = prune_table(posterior().bind(NAMES), one, table[row : row + 1], lengths=length, epsilon=epsilon).rows
+        told = prune_table(
+            posterior().bind(NAMES), one, table[row : row + 1, : int(length)], lengths=length, epsilon=epsilon
+        ).rows
         counted = Counted(monkeypatch)
         ensemble(voices, epsilon).score(one)
         monkeypatch.undo()

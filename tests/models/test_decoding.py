@@ -262,6 +262,20 @@ def test_rows_that_left_and_came_back_were_never_gone(base, tokens, away, leavin
         opened.step(next_tokens(tokens, step, texts))
 
 
+def test_groups_leave_together_as_one_after_another(base, tokens):
+    full, opened = full_rows(base, tokens, MIXED), RowDecoding(base, prompts_of(tokens), MIXED)
+    groups = [torch.tensor([4, 0]), torch.tensor([2])]
+    others = opened.split_each(groups)
+    rest = torch.tensor([row for row in range(MIXED.count) if row not in (0, 2, 4)])
+    for part, rows in zip((*others, opened), (*groups, rest), strict=True):
+        texts = MIXED.text[rows].unique().tolist()
+        for step in range(4):
+            torch.testing.assert_close(part.logprobs, said(full, MIXED, step)[rows], atol=TOLERANCE, rtol=0)
+            part.step(next_tokens(tokens, step, texts))
+    with pytest.raises(RoutingError, match="some leave, some go on"):
+        opened.split_each([torch.arange(opened.rows.count)])
+
+
 def test_a_late_arrival_changes_no_other_row(base, tokens):
     """Newcomers longer and shorter than those who are there, with rows below their trunk."""
     early, late = RowPlan.each(("top", "base")), RowPlan.each(("deep", "base", "top"))

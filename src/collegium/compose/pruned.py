@@ -4,7 +4,7 @@ At each length that is a multiple of 16 tokens, experts whose posterior lies und
 weight. `collegium.ops.pruning` says what that costs. Prompts are read by everybody.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -21,6 +21,9 @@ from collegium.models.decoding import RowDecoding
 from collegium.models.rows import RowPlan
 from collegium.models.seats import RowReader, Seat
 from collegium.ops.pruning import BLOCK_TOKENS
+
+ALONE_BLOCKS = 4
+"""How many blocks a text with one expert left is read ahead at first; twice as many each time nobody is called."""
 
 
 @dataclass(eq=False)
@@ -80,18 +83,24 @@ class PrunedRows:
             text for text, rows in enumerate(many) if rows > 1
         ]
 
-    def settle(self, text: int, track: Track) -> None:
-        """Let a text's experts come back and leave, at the end of a block."""
-        if track.calls():
-            track.reenter(self._return(text, track.tokens))
-        gone = track.leave()
-        if bool(gone.any()):
-            rows = ((self.rows.rows.text == text) & gone[self.who]).nonzero().flatten()
-            who = self.who[rows]
-            stay = torch.ones(len(self.who), dtype=torch.bool)
-            stay[rows] = False
-            self.parked.append(Parked(text, who, self.rows.split(rows)))
-            self.who = self.who[stay]
+    def settle(self, tracks: Mapping[int, Track]) -> None:
+        """Let experts come back and leave, of texts at the end of a block."""
+        for text, track in tracks.items():
+            if track.calls():
+                track.reenter(self._return(text, track.tokens))
+        gone = {text: track.leave() for text, track in tracks.items()}
+        leaving = {
+            text: ((self.rows.rows.text == text) & who[self.who]).nonzero().flatten()
+            for text, who in gone.items()
+            if bool(who.any())
+        }
+        if not leaving:
+            return
+        parts = self.rows.split_each(list(leaving.values()))
+        self.parked += [
+            Parked(text, self.who[rows], part) for (text, rows), part in zip(leaving.items(), parts, strict=True)
+        ]
+        self.who = self.who[_others(torch.cat(list(leaving.values())), len(self.who))]
 
     def _return(self, text: int, tokens: Sequence[int]) -> Float[Tensor, "gap expert"]:
         """Return what a text's parked experts say of what they have missed, having joined the others."""
@@ -121,12 +130,14 @@ class PrunedRows:
         who, parked = self.who[rows], _renumbered(self.parked, texts)
         if len(rows) == len(self.who):
             return PrunedRows(self.experts, self.rows, who, parked)
-        stay = torch.ones(len(self.who), dtype=torch.bool)
-        stay[rows] = False
-        others = torch.arange(self.rows.texts)
-        others = others[~torch.isin(others, texts)]
-        self.who, self.parked = self.who[stay], _renumbered(self.parked, others)
-        return PrunedRows(self.experts, self.rows.split(rows), who, parked)
+        self.who = self.who[_others(rows, len(self.who))]
+        self.parked = _renumbered(self.parked, _others(texts, self.rows.texts))
+        return PrunedRows(self.experts, self._own.split(rows), who, parked)
+
+
+def _others(chosen: Int[Tensor, " some"], many: int) -> Int[Tensor, " rest"]:
+    every = torch.arange(many)
+    return every[~torch.isin(every, chosen)]
 
 
 def _renumbered(parked: Sequence[Parked], texts: Int[Tensor, " kept"]) -> list[Parked]:
@@ -284,24 +295,21 @@ class PrunedDecoding:
         if self._settled or self.rows.waiting:
             return
         self._settled = True
-        for text, track in enumerate(self.tracks):
-            if len(track.tokens) % BLOCK_TOKENS == 0:
-                self.rows.settle(text, track)
+        ended = {text: each for text, each in enumerate(self.tracks) if len(each.tokens) % BLOCK_TOKENS == 0}
+        self.rows.settle(ended)
 
 
 def score_pruned(rows: PrunedRows, tracks: Sequence[Track], texts: Sequence[Sequence[int]]) -> None:
     """Let texts be read to their ends, all of which stand at the end of the same block, or at their own.
 
-    What was said lies in the tracks. A text with one expert left is read to its end in one forward, and goes back to
-    the block where it calls the others. Texts with several read ahead, twice as far each time that nobody left or came
-    back on the way.
+    What was said lies in the tracks. Texts are read ahead, twice as far each time that nobody left or came back on the
+    way, and go back to where somebody does. Those with one expert left go on by themselves.
     """
     blocks = 1
     while going := [place for place, (track, text) in enumerate(zip(tracks, texts, strict=True)) if _more(track, text)]:
         rows.keep(torch.tensor(going))
         tracks, texts = [tracks[place] for place in going], [texts[place] for place in going]
-        for place, track in enumerate(tracks):
-            rows.settle(place, track)
+        rows.settle(dict(enumerate(tracks)))
         alone, others = rows.by_rows()
         if alone:
             _score_alone(rows.take(torch.tensor(alone)), [tracks[at] for at in alone], [texts[at] for at in alone])
@@ -329,23 +337,36 @@ def _read_ahead(rows: PrunedRows, tracks: Sequence[Track], texts: Sequence[Seque
 
 
 def _score_alone(rows: PrunedRows, tracks: Sequence[Track], texts: Sequence[Sequence[int]]) -> None:
-    start = len(tracks[0].tokens)
-    table = rows.extend(_padded([text[start:] for text in texts]))
-    end = start + table.shape[1]
-    back: dict[int, list[int]] = {}
-    for place, (track, text) in enumerate(zip(tracks, texts, strict=True)):
-        while _more(track, text):
-            at = len(track.tokens) - start
-            _read_block(track, text, table[place, at : at + BLOCK_TOKENS])
-            if _more(track, text) and track.changing():
+    """Read texts with one expert left to their ends, or each to where it calls the others and on from there."""
+    blocks = ALONE_BLOCKS
+    while tracks:
+        start = len(tracks[0].tokens)
+        table = rows.extend(_padded([text[start : start + blocks * BLOCK_TOKENS] for text in texts]))
+        back: dict[int, list[int]] = {}
+        for place, (track, text) in enumerate(zip(tracks, texts, strict=True)):
+            if _changes(track, text, table[place]):
                 back.setdefault(len(track.tokens), []).append(place)
-                break
-    left = list(range(len(texts)))
-    for at, places in back.items():
-        part = rows.take(torch.tensor([left.index(place) for place in places]))
-        left = [place for place in left if place not in places]
-        part.rewind(end - at)
-        score_pruned(part, [tracks[place] for place in places], [texts[place] for place in places])
+        left = list(range(len(texts)))
+        for at, places in back.items():
+            part = rows.take(torch.tensor([left.index(place) for place in places]))
+            left = [place for place in left if place not in places]
+            part.rewind(start + table.shape[1] - at)
+            score_pruned(part, [tracks[place] for place in places], [texts[place] for place in places])
+        going = [place for place in left if _more(tracks[place], texts[place])]
+        if going:
+            rows.keep(torch.tensor([left.index(place) for place in going]))
+        tracks, texts, blocks = [tracks[place] for place in going], [texts[place] for place in going], 2 * blocks
+
+
+def _changes(track: Track, text: Sequence[int], said: Float[Tensor, "n expert"]) -> bool:
+    """Return whether a text changes hands before what was said ends, having read it up to there."""
+    for at in range(0, len(said), BLOCK_TOKENS):
+        if not _more(track, text):
+            return False
+        _read_block(track, text, said[at : at + BLOCK_TOKENS])
+        if _more(track, text) and track.changing():
+            return True
+    return False
 
 
 def _read_block(track: Track, text: Sequence[int], said: Float[Tensor, "n expert"]) -> None:

@@ -175,17 +175,21 @@ class RowDecoding:
 
         A text that no row reads any more leaves too. Raises RoutingError when no row would go on.
         """
-        rows = rows.cpu()
-        stay = torch.ones(self.rows.count, dtype=torch.bool)
-        stay[rows] = False
+        return self.split_each([rows])[0]
+
+    def split_each(self, groups: Sequence[Int[Tensor, " _"]]) -> "list[RowDecoding]":
+        """Return each group of rows as a decoding of its own, as `split` does; those who go on move once for all."""
+        groups = [rows.cpu() for rows in groups]
+        stay, leaving = torch.ones(self.rows.count, dtype=torch.bool), torch.cat(list(groups))
+        stay[leaving] = False
         rest = stay.nonzero().flatten()
-        if not len(rest) or not len(rows):
-            raise RoutingError(f"of {self.rows.count} rows {len(rows)} would leave; some leave, some go on.")
-        other = copy.copy(self)
-        for part, chosen, fresh in ((other, rows, True), (self, rest, False)):
+        if not len(rest) or not all(map(len, groups)):
+            raise RoutingError(f"of {self.rows.count} rows {len(leaving)} would leave; some leave, some go on.")
+        others = [copy.copy(self) for _ in groups]
+        for part, chosen in zip((*others, self), (*groups, rest), strict=True):
             texts = part.rows.text[chosen].unique()
-            part._select(texts, chosen, part.rows.take(chosen), fresh=fresh)
-        return other
+            part._select(texts, chosen, part.rows.take(chosen), fresh=part is not self)
+        return others
 
     def join(self, other: "RowDecoding", texts: Int[Tensor, " other_text"] | None = None) -> None:
         """Take another decoding's rows in, behind these; the other is spent.

@@ -80,14 +80,14 @@ class Seat:
         if plan is not None:
             self.rows, self.changed = plan.rows(1), True
 
-    def split(self, rows: Int[Tensor, " leaving"]) -> RowDecoding:
-        """Return some of its rows as a decoding of its own; see `RowDecoding.split`."""
-        other = self.shared.split(self._where[rows])
+    def split_each(self, groups: Sequence[Int[Tensor, " _"]]) -> list[RowDecoding]:
+        """Return groups of its rows, each as a decoding of its own; see `RowDecoding.split_each`."""
+        others = self.shared.split_each([self._where[rows] for rows in groups])
         stay = torch.ones(self.rows.count, dtype=torch.bool)
-        stay[rows] = False
+        stay[torch.cat(list(groups))] = False
         self.rows = self.rows.take(stay.nonzero().flatten())
         self._moved()
-        return other
+        return others
 
     def join(self, other: RowDecoding, texts: Int[Tensor, " other_text"] | None = None) -> None:
         """Take rows in that have read all of this text, behind its own; see `RowDecoding.join`."""
