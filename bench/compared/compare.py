@@ -29,6 +29,7 @@ from collegium.models.sources import load_tokenizer
 
 HERE = Path(__file__).resolve().parent
 FILES = ("with_peft.py", "with_collegium.py", "with_collegium.sh")
+FEWEST_DOMAINS = 3
 PACKAGES = ("collegium", "torch", "transformers", "peft", "accelerate", "datasets", "scikit-learn")
 
 
@@ -64,6 +65,11 @@ def main(config: Config) -> None:
     tokenizer = load_tokenizer(config.base)
     assert tokenizer is not None, "the comparison reads text"
     texts = prepare(source, config.work, tokenizer, settings=settings, tokens=config.held_out_tokens)
+    if len(texts.train_documents) < FEWEST_DOMAINS:
+        raise SystemExit(
+            f"a domain is dropped, and the peer's router needs two that stay: give at least {FEWEST_DOMAINS} domains, "
+            f"got {', '.join(texts.train_documents)}."
+        )
     sides = opened(config, texts, settings)
     contest = Contest(sides, texts, config.work, say)
     found = measure(contest, tokenizer, new_tokens=config.new_tokens, repeats=config.repeats)

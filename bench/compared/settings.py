@@ -10,6 +10,7 @@ class Settings:
     layers:   adapters sit in the top so many blocks.
     warmup:   share of the steps in which the learning rate grows; a cosine to a tenth of its peak follows.
     context:  leading tokens of a window, which the router may read and no perplexity counts.
+    snippets: stretches of each domain's training texts that a router of the peer's is fitted on.
     """
 
     rank: int = 16
@@ -24,6 +25,7 @@ class Settings:
     evaluate_every: int = 24
     dev_tokens: int = 1024
     context: int = 32
+    snippets: int = 2000
     seed: int = 0
     dtype: str = "float32"
     threads: int = 2

@@ -74,5 +74,7 @@ def serve(pipe: Connection, module: str, base: str, texts: Path, folder: Path, s
             started = time.perf_counter()
             value = getattr(college, what)(*arguments) if isinstance(what, str) else what(college, *arguments)
             pipe.send((True, value, time.perf_counter() - started))
+    except EOFError:  # whoever asked is gone
+        return
     except Exception:  # noqa: BLE001 - told to whoever asked
         pipe.send((False, traceback.format_exc(), 0.0))

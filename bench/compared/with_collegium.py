@@ -4,10 +4,10 @@ python bench/compared/with_collegium.py BASE TEXTS HELD_OUT LIBRARY
 """
 
 import json
-import sys
 from pathlib import Path
 
 import torch
+import tyro
 from settings import Settings
 
 import collegium as cg
@@ -84,15 +84,15 @@ class College:
         self.open()
 
 
-def main(base: str, texts: str, held_out: str, library: str) -> None:
+def main(base: str, texts: Path, held_out: Path, library: Path, settings: Settings = Settings()) -> None:  # noqa: B008
     """Train, route, measure, write."""
-    college = College(base, Path(texts), Path(library), Settings())
+    college = College(base, texts, library, settings)
     for domain in college.corpus:
         college.train(domain.name)
     college.open()
-    print(json.dumps(college.evaluate(Path(held_out)), indent=2))
-    print(college.generate(["To be, or", "import sys\n"], 32))
+    print(college.generate(["To be, or", "import sys"], 32))
+    print(json.dumps(college.evaluate(held_out)))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    tyro.cli(main, config=(tyro.conf.PositionalRequiredArgs, tyro.conf.OmitArgPrefixes))

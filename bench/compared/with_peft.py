@@ -10,11 +10,11 @@ import json
 import math
 import random
 import shutil
-import sys
 from pathlib import Path
 
 import joblib
 import torch
+import tyro
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from settings import Settings
@@ -25,7 +25,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments, default_data_collator
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-SNIPPETS, SNIPPET_CHARACTERS = 2000, 128
+SNIPPET_CHARACTERS = 128
 EVALUATION_BATCH = 8
 
 
@@ -124,7 +124,7 @@ class College:
         """Fit the router on stretches of the domains' training texts, as long as the contexts it will read."""
         draw, snippets, labels = random.Random(self.settings.seed), [], []
         for domain in self.model.peft_config:
-            for text in draw.choices(read_texts(self.data / "train" / f"{domain}.jsonl"), k=SNIPPETS):
+            for text in draw.choices(read_texts(self.data / "train" / f"{domain}.jsonl"), k=self.settings.snippets):
                 start = draw.randrange(max(1, len(text) - SNIPPET_CHARACTERS))
                 snippets.append(text[start : start + SNIPPET_CHARACTERS])
                 labels.append(domain)
@@ -196,16 +196,16 @@ class College:
         self.fit_router()
 
 
-def main(base: str, data: str, held_out: str, folder: str) -> None:
+def main(base: str, data: Path, held_out: Path, folder: Path, settings: Settings = Settings()) -> None:  # noqa: B008
     """Train, route, measure, write."""
-    college = College(base, Path(data), Path(folder), Settings())
-    for path in sorted(Path(data, "train").glob("*.jsonl")):
+    college = College(base, data, folder, settings)
+    for path in sorted((data / "train").glob("*.jsonl")):
         college.train(path.stem)
     college.open()
     college.fit_router()
-    print(json.dumps(college.evaluate(Path(held_out)), indent=2))
-    print(college.generate(["To be, or", "import sys\n"], 32))
+    print(college.generate(["To be, or", "import sys"], 32))
+    print(json.dumps(college.evaluate(held_out)))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    tyro.cli(main, config=(tyro.conf.PositionalRequiredArgs, tyro.conf.OmitArgPrefixes))
