@@ -63,7 +63,7 @@ def rank_correlation(one: Sequence[float], two: Sequence[float]) -> float:
 
     if len(set(one)) == 1 or len(set(two)) == 1:
         return 0.0
-    return round(float(spearmanr(one, two).statistic), 12)
+    return round(float(spearmanr(one, two)[0]), 12)  # pyright: ignore[reportArgumentType]
 
 
 def analogy_metrics(nats: Mapping[str, float]) -> dict[str, float]:
