@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from collegium.compose import Choice, Ensemble, SeparateVoices, SlotVoices
+from collegium.compose import Choice, Ensemble, SeparateVoices, SlotVoices, prune_table
 from collegium.core.errors import RoutingError
-from collegium.models import Base, RowPlan
+from collegium.models import Base, RowDecoding, RowPlan
 from collegium.ops.pruning import BLOCK_TOKENS, pruning_cost
 from collegium.routers import posterior, uniform
 from collegium.testing.pico import random_adapter, random_base
@@ -97,6 +97,68 @@ def test_scoring_is_decoding_is_the_distribution(voices, texts, tokens, epsilon,
         opened.step(said)
 
 
+@pytest.mark.parametrize("context", CONTEXTS, ids=["one", "seven", "own"])
+@pytest.mark.parametrize("epsilon", [0.4, 1e-3])
+def test_the_table_says_what_the_rows_say(voices, tokens, epsilon, context):
+    table = voices.score(tokens, Choice(NAMES), lengths=LENGTHS)
+    asked = {"lengths": LENGTHS, "context": context}
+    found = prune_table(posterior().bind(NAMES), tokens, table, epsilon=epsilon, **asked)
+    model = ensemble(voices, epsilon)
+    torch.testing.assert_close(found.scores, model.score(tokens, **asked), atol=1e-4, rtol=0)
+    torch.testing.assert_close(found.routing.dense(), model.routing(tokens, **asked).dense(), atol=1e-3, rtol=0)
+
+
+class Counted:
+    """Counts the row and token pairs that decodings of a base run through it."""
+
+    def __init__(self, monkeypatch):
+        self.many, forward = 0, RowDecoding._forward
+
+        def counting(decoding, tokens, positions, rows, **more):
+            self.many += rows.count * tokens.shape[1]
+            return forward(decoding, tokens, positions, rows, **more)
+
+        monkeypatch.setattr(RowDecoding, "_forward", counting)
+
+
+@pytest.mark.parametrize("epsilon", [0.4, 1e-3, 1e-9])
+def test_the_rows_told_are_those_that_decoding_runs(voices, texts, tokens, epsilon, monkeypatch):
+    """Decoding reads nothing ahead, so every row and token that runs is one that had to."""
+    table = voices.score(tokens, Choice(NAMES), lengths=LENGTHS)
+    told = prune_table(posterior().bind(NAMES), tokens, table, lengths=LENGTHS, context=7, epsilon=epsilon).rows
+    for text, rows in zip(texts, told.tolist(), strict=True):
+        counted = Counted(monkeypatch)
+        opened = ensemble(voices, epsilon).open([text[:7]])
+        for token in text[7:]:
+            opened.next_logprobs()
+            opened.step(torch.tensor([token]))
+        assert rows == pytest.approx(counted.many / len(text))
+        monkeypatch.undo()
+
+
+def test_nobody_leaves_under_nought(voices, tokens):
+    table = voices.score(tokens, Choice(NAMES), lengths=LENGTHS)
+    found = prune_table(posterior().bind(NAMES), tokens, table, lengths=LENGTHS, epsilon=0.0)
+    assert found.rows.tolist() == [3.0, 3.0]
+    torch.testing.assert_close(found.scores, ensemble(voices).score(tokens, lengths=LENGTHS), atol=1e-5, rtol=0)
+
+
+def test_scoring_reads_little_more_than_the_rows_told(voices, tokens, monkeypatch):
+    """What is read ahead and taken back is at most as much as what was needed, and nothing is read all over again."""
+    table = voices.score(tokens, Choice(NAMES), lengths=LENGTHS)
+    for row, epsilon in ((0, 0.4), (1, 0.4), (0, 1e-3), (1, 1e-3)):
+        length = LENGTHS[row : row + 1]
+        one = tokens[row : row + 1, : int(length)]
+        told = prune_table(
+            posterior().bind(NAMES), one, table[row : row + 1, : int(length)], lengths=length, epsilon=epsilon
+        ).rows
+        counted = Counted(monkeypatch)
+        ensemble(voices, epsilon).score(one)
+        monkeypatch.undo()
+        assert told[0] * length[0] <= counted.many + 1e-3
+        assert counted.many <= 2 * told[0] * length[0]
+
+
 def test_epsilon_nought_is_the_full_ensemble(voices, tokens):
     from collegium.compose.ensemble import row_plan
     from collegium.compose.pruned import Pruning
@@ -147,5 +209,3 @@ def test_what_cannot_be_pruned_is_refused(voices):
     toys = SeparateVoices({name: bigram_lm(place, symbols=7) for place, name in enumerate(NAMES)})
     with pytest.raises(RoutingError, match="weights of their own"):
         Ensemble(toys, posterior().bind(NAMES), prune=1e-3)
-    with pytest.raises(RoutingError, match="run apart"):
-        ensemble(voices, 1e-3).ask([[1, 2]])
