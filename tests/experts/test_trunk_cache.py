@@ -1,4 +1,4 @@
-"""A fit that keeps its trunk comes to what it would have come to; what is not whole or not its own is never believed."""
+"""A fit that keeps its trunk comes to what it would anyway; what is not whole or not its own is never believed."""
 
 import contextlib
 import dataclasses
@@ -24,7 +24,7 @@ from collegium.experts.payloads import AdapterPayload
 from collegium.experts.recipe import FitConfig, recipe_of, resolve
 from collegium.experts.trunk_cache import TrunkNotCached
 from collegium.experts.trunk_file import TrunkFile
-from collegium.experts.trunk_states import TrunkStates, homes_of
+from collegium.experts.trunk_states import homes_of
 from collegium.models import Base
 from collegium.models.trunk import Trunk
 from collegium.testing.pico import ARCHITECTURES, byte_tokenizer, random_base

@@ -1,4 +1,4 @@
-"""The trunk stands in for itself: what it answers is what the blocks would have said, to the last bit, or it refuses."""
+"""The trunk stands in for itself: it answers what the blocks would have said, to the last bit, or refuses."""
 
 import pytest
 import torch

@@ -99,8 +99,8 @@ def _refusal(objective: Objective, trunk: Trunk, size_bytes: int, config: FitCon
     """Return why the states are not kept, None where they can be."""
     if size_bytes > config.trunk_cache_mb * _MEGABYTE:
         return (
-            f"what they say takes {size_bytes / _MEGABYTE:.0f} MB, --trunk-cache-mb allows {config.trunk_cache_mb}; raise it "
-            "if the disk has room"
+            f"what they say takes {size_bytes / _MEGABYTE:.0f} MB, --trunk-cache-mb allows {config.trunk_cache_mb}; "
+            "raise it if the disk has room"
         )
     if not trunk.frozen:
         return "the base is in training mode or being trained; its `model.eval()` and frozen weights would allow it"
