@@ -53,7 +53,7 @@ bench: .venv/.ready-dev  ## Measure side by side with the peers.
 	@env -u OMP_NUM_THREADS $(BIN)/collegium bench run $(ARGS)
 
 compared: .venv/.ready-dev  ## Measure beside PEFT, a router and a loop of one's own (twelve minutes).
-	@env -u OMP_NUM_THREADS $(BIN)/python bench/compared/compare.py $(ARGS)
+	@env -u OMP_NUM_THREADS $(OFFLINE) $(BIN)/python bench/compared/compare.py $(ARGS)
 
 lock: .venv/.ready-dev  ## Write the installed versions into constraints.txt.
 	@scripts/lock

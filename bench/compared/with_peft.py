@@ -59,7 +59,7 @@ class College:
             task_type="CAUSAL_LM",
         )
         arguments = TrainingArguments(
-            output_dir=self.folder / "runs" / domain,
+            output_dir=str(self.folder / "runs" / domain),
             max_steps=how.steps,
             per_device_train_batch_size=how.batch,
             per_device_eval_batch_size=how.batch,
