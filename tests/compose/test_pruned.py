@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from collegium.compose import Choice, Ensemble, SeparateVoices, SlotVoices, prune_table
+from collegium.compose import Choice, Ensemble, SeparateVoices, SlotVoices, prune_table, pruned
 from collegium.core.errors import RoutingError
 from collegium.models import Base, RowDecoding, RowPlan
 from collegium.ops.pruning import BLOCK_TOKENS, pruning_cost
@@ -116,10 +116,11 @@ class Counted:
     """Counts the row and token pairs that decodings of a base run through it."""
 
     def __init__(self, monkeypatch):
-        self.many, forward = 0, RowDecoding._forward
+        self.many, self.widths, forward = 0, [], RowDecoding._forward
 
         def counting(decoding, tokens, positions, rows, **more):
             self.many += rows.count * tokens.shape[1]
+            self.widths.append(tokens.shape[1])
             return forward(decoding, tokens, positions, rows, **more)
 
         monkeypatch.setattr(RowDecoding, "_forward", counting)
@@ -160,7 +161,14 @@ def test_scoring_reads_little_more_than_the_rows_told(voices, tokens, monkeypatc
         ensemble(voices, epsilon).score(one)
         monkeypatch.undo()
         assert told[0] * length[0] <= counted.many + 1e-3
-        assert counted.many <= 2 * told[0] * length[0]
+        assert counted.many <= 1.25 * told[0] * length[0]
+
+
+def test_a_text_with_one_expert_left_is_read_ahead_twice_as_far_each_time(voices, tokens, monkeypatch):
+    monkeypatch.setattr(pruned, "ALONE_BLOCKS", 1)
+    counted = Counted(monkeypatch)
+    ensemble(voices, 0.4).score(tokens[:1, :128])
+    assert counted.widths == [16, 16, 32, 64]
 
 
 def test_epsilon_nought_is_the_full_ensemble(voices, tokens):

@@ -185,7 +185,7 @@ class RowDecoding:
         rest = stay.nonzero().flatten()
         if not len(rest) or not all(map(len, groups)):
             raise RoutingError(f"of {self.rows.count} rows {len(leaving)} would leave; some leave, some go on.")
-        others = [copy.copy(self) for _ in groups]
+        others: list[RowDecoding] = [copy.copy(self) for _ in groups]
         for part, chosen in zip((*others, self), (*groups, rest), strict=True):
             texts = part.rows.text[chosen].unique()
             part._select(texts, chosen, part.rows.take(chosen), fresh=part is not self)
