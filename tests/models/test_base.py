@@ -10,7 +10,7 @@ from collegium.core.errors import BaseModelError, ConfigError
 from collegium.core.protocols import LanguageModel
 from collegium.models import BASE_ROWS, Base, RowPlan, after_context
 from collegium.models.sites import parse_layers
-from collegium.models.tail import Tail, check_tail
+from collegium.models.tail import Tail, check_tail, plain_nats
 from collegium.testing.pico import pico_base, random_adapter, random_base
 
 
@@ -106,6 +106,21 @@ def test_nats_are_minus_scores_and_their_gradient_is_autograds(base, tokens):
     (theirs,) = torch.autograd.grad(want @ weights, hidden)
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
     torch.testing.assert_close(base.token_nats(tokens), -base.score(tokens), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("positions", "numbers"), [(1024, 2**21), (7, 50), (3, 1)])
+def test_a_walk_through_the_vocabulary_is_the_loss_and_its_slope(monkeypatch, positions, numbers):
+    monkeypatch.setattr("collegium.models.tail._WALK_POSITIONS", positions)
+    monkeypatch.setattr("collegium.models.tail._WALK_NUMBERS", numbers)
+    hidden, weight = torch.randn(20, 16), torch.randn(33, 16)
+    goals = torch.arange(20)
+    exact = hidden.double().requires_grad_()
+    want = nn.functional.cross_entropy(0.5 * exact @ weight.double().T, goals, reduction="none")
+    (slopes,) = torch.autograd.grad(want.sum(), exact)
+    nats, got = plain_nats(hidden, goals, weight, factor=0.5)
+    torch.testing.assert_close(nats.double(), want.detach(), atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(got.double(), slopes, atol=1e-5, rtol=1e-5)
+    assert plain_nats(hidden[:0], goals[:0], weight)[0].shape == (0,)
 
 
 def test_a_whole_model_can_be_trained_through_it(tokens):

@@ -7,6 +7,7 @@ from collegium.experts.folder import check_base, check_expert, is_peft_folder, l
 from collegium.experts.payloads import AdapterPayload, Expert, WholePayload, adapter_payload, payload_digest
 from collegium.experts.peft_folder import read_peft, write_peft
 from collegium.experts.recipe import FitConfig, resolve
+from collegium.experts.trunk_cache import TrunkNotCached
 from collegium.experts.whole import load_model, open_whole
 from collegium.experts.whole_fit import fit_whole, fit_whole_documents
 from collegium.experts.workers import Branch, Executor, Keep, Outcome, Progress, Task, fit_experts, run_tasks
@@ -23,6 +24,7 @@ __all__ = [
     "Progress",
     "Task",
     "Trained",
+    "TrunkNotCached",
     "WholePayload",
     "adapter_payload",
     "average_experts",

@@ -35,8 +35,9 @@ class TrunkFile:
         """Open the file of this key where there is one, else make it anew; raises ResourceError for want of space."""
         self._digests_at = _KEY_BYTES
         self._rows_at = -(-(_KEY_BYTES + rows * _DIGEST_BYTES) // _ALIGNED) * _ALIGNED
+        self._row_bytes = math.prod(shape) * dtype.itemsize
         numbers = rows * math.prod(shape)
-        size = self._rows_at + numbers * dtype.itemsize
+        size = self._rows_at + rows * self._row_bytes
         if not _is_of(path, key, size):
             _make(path, key, size)
         with path.open("r+b") as file:
@@ -69,7 +70,8 @@ class TrunkFile:
         return self._digests_at + row * _DIGEST_BYTES
 
     def _digest(self, row: int) -> bytes:
-        content = self._data[row].view(torch.uint8).numpy()
+        start = self._rows_at + row * self._row_bytes
+        content = memoryview(self._map)[start : start + self._row_bytes]
         return hashlib.blake2b(content, digest_size=_DIGEST_BYTES).digest()
 
 

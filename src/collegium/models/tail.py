@@ -126,7 +126,8 @@ class _FrozenTail(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, targets: Tensor, tail: Tail) -> Tensor:  # noqa: ANN401 - torch's context
         if _is_plain(tail, hidden):
-            nats, slopes = plain_nats(hidden, targets, tail.layer.weight, factor=tail.factor)
+            layer: Any = tail.layer
+            nats, slopes = plain_nats(hidden, targets, layer.weight, factor=tail.factor)
         else:
             nats, slopes = _chunked_nats(hidden, targets, tail)
         ctx.save_for_backward(slopes)
