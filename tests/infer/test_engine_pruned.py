@@ -74,6 +74,7 @@ class Watched:
 def test_pruned_ensembles_say_what_they_say_alone(base, monkeypatch, limits):
     """Arrivals at every step, some of them while others' experts leave or come back, which takes little here."""
     monkeypatch.setattr(pruning, "SURPRISE_DEVIATIONS", 0.3)
+    monkeypatch.setattr(pruning, "SURPRISED_BLOCKS", 1)
     monkeypatch.setattr(pruning, "LEAST_BLOCKS", 2)
     every, engine, found = requests(base), Engine(base, limits=limits), {}
     watched, coming, numbers = Watched(monkeypatch), list(every), []
@@ -106,6 +107,7 @@ def test_a_pruned_ensemble_that_is_cancelled_takes_its_rows_along(base):
 
 def test_settling_before_rows_have_read_would_break_the_law(base, monkeypatch):
     monkeypatch.setattr(pruning, "SURPRISE_DEVIATIONS", 0.3)
+    monkeypatch.setattr(pruning, "SURPRISED_BLOCKS", 1)
     monkeypatch.setattr(pruning, "LEAST_BLOCKS", 2)
     monkeypatch.setattr(PrunedRows, "waiting", property(lambda rows: False))
     engine = Engine(base)

@@ -174,7 +174,7 @@ def test_full_compares_experts_that_have_a_rank(kind):
 
 
 def test_settings_that_a_kind_does_not_heed_are_told_before_anything_is_read():
-    with pytest.raises(ConfigError, match="rank 4 is for lora"):
+    with pytest.raises(ConfigError, match="rank is for lora and bottleneck alone, got 4"):
         build.check_settings(build.BuildConfig(Path("texts"), Path("library"), fit=FitConfig("ia3", rank=4)))
 
 

@@ -6,7 +6,7 @@ text are read: those of the demo, Milton's poems, Python's manual, C++ headers a
 
 import sysconfig
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -16,14 +16,15 @@ from torch import Tensor
 from collegium.bench.kinds import Progress
 from collegium.bench.models import RANK
 from collegium.core.cache import cache_folder
+from collegium.core.cards import content_hash
 from collegium.core.parcels import fetch_parcel, read_members
 from collegium.data import Document, Domain, pull, read_domains
 from collegium.data.demo import PARCELS
 from collegium.data.texts import decode_text
-from collegium.experts import AdapterPayload, Expert, FitConfig, fit_expert
+from collegium.experts import AdapterPayload, Expert, FitConfig, fit_expert, load_expert, save_expert
 from collegium.models import Adapter, Base
 
-STEPS = 8
+STEPS = 20
 """Steps of training an expert: enough to tell eight kinds of text apart, few enough to be made for a bench."""
 _PART_CHARACTERS = 6_000
 _LEAST_CHARACTERS = 500
@@ -40,30 +41,44 @@ class Separated:
 
 
 def separated(base: Base, tokens: int, *, quick: bool, progress: Progress) -> Separated:
-    """Return an expert for each kind of text, trained on all layers and attached, and a text of each kind."""
+    """Return an expert for each kind of text, trained on all layers and attached, and a text of each kind.
+
+    Trained experts are kept in the user's cache, by what they were made from.
+    """
     domains = installed_domains() if quick else (*demo_domains(), *installed_domains())
     config = FitConfig(
         rank=4 if quick else RANK,
         steps=2 if quick else STEPS,
-        batch=2,
+        batch=2 if quick else 4,
         window=32 if quick else 128,
-        learning_rate=2e-3,
         evaluate_every=STEPS,
         patience=0,
         dev_tokens=256,
     )
     names = []
     for domain in domains:
-        progress(f"training on {domain.name}")
-        fitted = fit_expert(base, domain, config=config)
         names.append(f"trained-{domain.name}")
-        base.attach(names[-1], _adapter(fitted))
+        base.attach(names[-1], _adapter(trained(base, domain, config, kept=not quick, progress=progress)))
     return Separated(tuple(names), torch.stack([held_out(base, domain, tokens) for domain in domains]))
 
 
+def trained(base: Base, domain: Domain, config: FitConfig, *, kept: bool, progress: Progress) -> Expert:
+    """Return a domain's expert, from the user's cache where it was kept there."""
+    made_of = [asdict(config), base.fingerprint.short, [each.hash for each in domain.documents]]
+    folder = cache_folder() / "bench-experts" / f"{domain.name}-{content_hash(made_of)[:16]}"
+    if kept and folder.exists():
+        return load_expert(folder)
+    progress(f"training on {domain.name}")
+    expert = fit_expert(base, domain, config=config)
+    if kept:
+        save_expert(expert, folder)
+    return expert
+
+
 def held_out(base: Base, domain: Domain, tokens: int) -> Int[Tensor, " seq"]:
-    """Return the first tokens of a domain's test documents, run on."""
-    text = "\n\n".join(document.plain for document in domain.split().test)
+    """Return the first tokens of a domain's test documents, run on, the longest first."""
+    longest = sorted(domain.split().test, key=lambda document: (-len(document.plain), document.hash))
+    text = "\n\n".join(document.plain for document in longest)
     ids = base.tokenizer.encode(text[: 16 * tokens])
     if len(ids) < tokens:
         raise ValueError(f"the test documents of {domain.name} have {len(ids)} tokens, {tokens} are asked for.")

@@ -65,9 +65,8 @@ class Track:
         """Return whether the block that ends here calls the missing back; until they come."""
         block, self._block = self._block, []
         if len(block) == BLOCK_TOKENS:
-            nats, seen = sum(block), self._nats
-            self._nats = seen.read(nats)
-            self.called = seen.surprised(nats) and not bool(self.present.all())
+            self._nats = self._nats.read(sum(block))
+            self.called = self._nats.calls and not bool(self.present.all())
         return self.called
 
     def changing(self) -> bool:

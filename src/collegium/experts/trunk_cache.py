@@ -23,6 +23,7 @@ from collegium.experts.trunk_states import Batches, TrunkStates
 from collegium.models import Adapter
 from collegium.models.trunk import Trunk
 
+_MEGABYTE = 1e6
 _PROBE_WINDOWS, _PROBE_TOKENS = 2, 64
 
 
@@ -96,10 +97,10 @@ def _states(
 
 def _refusal(objective: Objective, trunk: Trunk, size_bytes: int, config: FitConfig) -> str | None:
     """Return why the states are not kept, None where they can be."""
-    if size_bytes > config.trunk_cache_mb * 1e6:
+    if size_bytes > config.trunk_cache_mb * _MEGABYTE:
         return (
-            f"what they say takes {size_bytes / 1e6:.0f} MB, --trunk-cache-mb allows {config.trunk_cache_mb}; raise it "
-            "if the disk has room"
+            f"what they say takes {size_bytes / _MEGABYTE:.0f} MB, --trunk-cache-mb allows {config.trunk_cache_mb}; "
+            "raise it if the disk has room"
         )
     if not trunk.frozen:
         return "the base is in training mode or being trained; its `model.eval()` and frozen weights would allow it"
