@@ -30,6 +30,19 @@ the development machine; only their proportions decide."""
 
 
 @dataclass(frozen=True, eq=False)
+class Firsts:
+    """The first matrices at places that read one input. start: where each place's experts begin among those of all."""
+
+    a: Float[Tensor, "place expert rank input"]
+    start: Int[Tensor, "place one one"]
+
+    @staticmethod
+    def of(a: Float[Tensor, "place expert rank input"]) -> "Firsts":
+        """Return them as such."""
+        return Firsts(a, torch.arange(a.shape[0], device=a.device).view(-1, 1, 1) * a.shape[1])
+
+
+@dataclass(frozen=True, eq=False)
 class Dense:
     """The weighted first products of all experts."""
 
@@ -46,15 +59,15 @@ class Dense:
 class Gathered:
     """The weighted first products of each token's own experts. chosen: who they are, token after token."""
 
-    thin: tuple[Float[Tensor, "token one column"], ...]
-    chosen: tuple[Int[Tensor, " choice"], ...]
+    thin: Float[Tensor, "place token one column"]
+    chosen: Int[Tensor, "place choice"]
 
     def add(
         self, output: Float[Tensor, "token output"], place: int, b: Float[Tensor, "expert rank output"]
     ) -> Float[Tensor, "token output"]:
         """Add a place's change to its output, in place, and return it."""
         thin = self.thin[place]
-        own = b.index_select(0, self.chosen[place]).view(thin.shape[0], thin.shape[2], -1)
+        own = b.index_select(0, self.chosen[place]).view(len(thin), thin.shape[2], -1)
         output.unsqueeze(1).baddbmm_(thin, own)
         return output
 
@@ -84,67 +97,69 @@ Change = Dense | Gathered | Grouped
 
 def dense(
     x: Float[Tensor, "token input"],
-    a: Float[Tensor, "place expert rank input"],
+    first: Firsts,
     weights: Float[Tensor, "place token k"],
     index: Int[Tensor, "place token k"] | None,
 ) -> Dense:
     """Return the change by way of all experts; index None means that there is a weight for each of them, in order.
 
-    >>> change = dense(torch.ones(1, 4), torch.ones(1, 2, 4, 4), torch.tensor([[[0.5]]]), torch.tensor([[[1]]]))
+    >>> first = Firsts.of(torch.ones(1, 2, 4, 4))
+    >>> change = dense(torch.ones(1, 4), first, torch.tensor([[[0.5]]]), torch.tensor([[[1]]]))
     >>> change.add(torch.zeros(1, 4), 0, torch.ones(2, 4, 4))
     tensor([[8., 8., 8., 8.]])
     """
     if index is not None:
-        weights = weights.new_zeros(*weights.shape[:-1], a.shape[1]).scatter(-1, index, weights)
-    thin = x @ a.flatten(1, 2).transpose(1, 2)
+        weights = weights.new_zeros(*weights.shape[:-1], first.a.shape[1]).scatter(-1, index, weights)
+    thin = x @ first.a.flatten(1, 2).transpose(1, 2)
     return Dense((thin.view(*weights.shape, -1) * weights.unsqueeze(-1)).flatten(2))
 
 
 def gathered(
     x: Float[Tensor, "token input"],
-    a: Float[Tensor, "place expert rank input"],
+    first: Firsts,
     weights: Float[Tensor, "place token k"],
     index: Int[Tensor, "place token k"],
 ) -> Gathered:
     """Return the change by way of copies of each token's own matrices.
 
-    >>> change = gathered(torch.ones(1, 4), torch.ones(1, 2, 4, 4), torch.tensor([[[0.5]]]), torch.tensor([[[1]]]))
+    >>> first = Firsts.of(torch.ones(1, 2, 4, 4))
+    >>> change = gathered(torch.ones(1, 4), first, torch.tensor([[[0.5]]]), torch.tensor([[[1]]]))
     >>> change.add(torch.zeros(1, 4), 0, torch.ones(2, 4, 4))
     tensor([[8., 8., 8., 8.]])
     """
-    (places, tokens, k), (_, experts, rank, width) = index.shape, a.shape
+    (places, tokens, k), (rank, width) = index.shape, first.a.shape[2:]
     flat = index
     if places > 1:
-        flat = index + torch.arange(0, places * experts, experts, device=index.device).view(-1, 1, 1)
-        x = x.repeat(places, 1)
-    own = a.view(-1, rank, width).index_select(0, flat.view(-1)).view(places * tokens, k * rank, width)
+        flat, x = index + first.start, torch.cat((x,) * places)
+    own = first.a.view(-1, rank, width).index_select(0, flat.view(-1)).view(-1, k * rank, width)
     thin = torch.bmm(x.unsqueeze(1), own.transpose(1, 2)).view(places, tokens, k, rank) * weights.unsqueeze(-1)
-    return Gathered(thin.view(places, tokens, 1, k * rank).unbind(0), index.view(places, -1).unbind(0))
+    return Gathered(thin.view(places, tokens, 1, k * rank), index.view(places, -1))
 
 
 def grouped(
     x: Float[Tensor, "token input"],
-    a: Float[Tensor, "place expert rank input"],
+    first: Firsts,
     weights: Float[Tensor, "place token k"],
     index: Int[Tensor, "place token k"],
 ) -> Grouped:
     """Return the change by way of tokens sorted by expert. Rank, inputs and outputs fill 16 bytes each.
 
-    >>> change = grouped(torch.ones(1, 4), torch.ones(1, 2, 4, 4), torch.tensor([[[0.5]]]), torch.tensor([[[1]]]))
+    >>> first = Firsts.of(torch.ones(1, 2, 4, 4))
+    >>> change = grouped(torch.ones(1, 4), first, torch.tensor([[[0.5]]]), torch.tensor([[[1]]]))
     >>> change.add(torch.zeros(1, 4), 0, torch.ones(2, 4, 4))
     tensor([[8., 8., 8., 8.]])
     """
-    (places, _, k), experts = index.shape, a.shape[1]
+    (places, _, k), experts = index.shape, first.a.shape[1]
     chosen, order = index.view(places, -1).sort(dim=-1, stable=True)
     everyone = torch.arange(experts, device=x.device).repeat(places, 1)
     ends = torch.searchsorted(chosen, everyone, right=True, out_int32=True)
     share = weights.view(places, -1).gather(1, order).unsqueeze(-1)
-    return Grouped(x, a, order // k, share, ends)
+    return Grouped(x, first.a, order // k, share, ends)
 
 
 def cheapest(
     *, tokens: int, chosen: int, experts: int, rank: int, inputs: int, outputs: int, number_bytes: int = 4
-) -> Callable[[Tensor, Tensor, Tensor, Tensor], Change]:
+) -> Callable[[Tensor, Firsts, Tensor, Tensor], Change]:
     """Return the way that is fastest at a place of such sizes.
 
     Never `grouped` where rows of a matrix do not fill 16 bytes each, which torch's grouped product asks for.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from collegium.core.protocols import Gate
 from collegium.models.slots.stacks import LowRankStack, Place
-from collegium.ops.grouped import Change, cheapest, dense
+from collegium.ops.grouped import Change, Firsts, cheapest, dense
 
 Trace = dict[str, tuple[Tensor, Tensor | None]]
 """Module path -> what its gate said: weights, and which experts they are for (None = all, in order)."""
@@ -37,35 +37,33 @@ class GatedFamily:
 
     paths: tuple[str, ...]
     gate: Gate
-    a: Float[Tensor, "place expert rank input"]
+    first: Firsts
     b: tuple[Tensor, ...]
 
     def hear(self, inputs: Float[Tensor, "row seq input"], trace: Trace | None) -> Change:
         """Return what the gates' experts change at each place, of which the first products are made."""
-        places, experts, rank, width = self.a.shape
+        places, experts, rank, width = self.first.a.shape
         x = inputs.reshape(-1, width)
         weights, index = self.gate(inputs if places == 1 else x)
         if trace is not None:
             trace.update(zip(self.paths, _by_place(places, inputs, weights.detach(), index), strict=True))
-        weights = weights.to(x.dtype).reshape(places, x.shape[0], -1)
+        shape = (places, x.shape[0], weights.shape[-1])
+        weights = weights.to(x.dtype).reshape(shape)
         if index is None:
-            return dense(x, self.a, weights, None)
-        index = index.reshape(weights.shape)
+            return dense(x, self.first, weights, None)
         way = cheapest(
             tokens=x.shape[0],
-            chosen=index.shape[2],
+            chosen=shape[2],
             experts=experts,
             rank=rank,
             inputs=width,
             outputs=self.b[0].shape[2],
             number_bytes=x.element_size(),
         )
-        return way(x, self.a, weights, index)
+        return way(x, self.first, weights, index.reshape(shape))
 
 
-def _by_place(
-    places: int, inputs: Tensor, weights: Tensor, index: Tensor | None
-) -> list[tuple[Tensor, Tensor | None]]:
+def _by_place(places: int, inputs: Tensor, weights: Tensor, index: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
     """Return what is said at each place, by row and position."""
     if places == 1:
         return [(weights, index)]
@@ -105,7 +103,8 @@ def _family(paths: Sequence[str], gate: Gate, stacks: Mapping[str, LowRankStack]
     """Return a family; the thin matrices of one place are views, those of several are copied next to each other."""
     first = [_by_expert(stacks[path].a[0].T, stacks[path]) for path in paths]
     second = tuple(_by_expert(stacks[path].b[0], stacks[path]) for path in paths)
-    return GatedFamily(tuple(paths), gate, first[0].unsqueeze(0) if len(first) == 1 else torch.stack(first), second)
+    a = first[0].unsqueeze(0) if len(first) == 1 else torch.stack(first)
+    return GatedFamily(tuple(paths), gate, Firsts.of(a), second)
 
 
 def _by_expert(matrix: Float[Tensor, "column size"], stack: LowRankStack) -> Float[Tensor, "expert rank size"]:

@@ -36,15 +36,16 @@ class SlotGates:
 class ProductGate:
     """Softmax over the k largest of heard(read(h) . v_e), at one layer or at some that read the same h.
 
-    vectors: v. absent: minus infinity for who does not change a layer, None where everybody does. Joined gates have an
-    axis of places before all others.
+    vectors: v, layer after layer. absent: minus infinity for who does not change a layer, None where everybody does.
+    places: how many layers; of more than one it is asked with one axis of tokens, and answers with one of places first.
     """
 
-    vectors: Float[Tensor, "*place input expert"]
+    vectors: Float[Tensor, "input column"]
     absent: Float[Tensor, "*place_and_token expert"] | None
     top_k: int | None
     read: Callable[[Tensor], Tensor]
     heard: Callable[[Tensor], Tensor] | None = None
+    places: int = 1
 
     def __call__(
         self, hidden: Float[Tensor, "*tokens input"]
@@ -53,6 +54,8 @@ class ProductGate:
         logits = self.read(hidden) @ self.vectors
         if self.heard is not None:
             logits = self.heard(logits)
+        if self.places > 1:
+            logits = logits.unflatten(-1, (self.places, -1)).transpose(0, 1)
         if self.absent is not None:
             logits = logits + self.absent
         return top_softmax(logits, self.top_k)
@@ -68,7 +71,7 @@ class ProductGate:
         if any(gate.absent is not None for gate in every):
             present = self.vectors.new_zeros(self.vectors.shape[1])
             absent = torch.stack([present if gate.absent is None else gate.absent for gate in every]).unsqueeze(1)
-        return replace(self, vectors=torch.stack([gate.vectors for gate in every]), absent=absent)
+        return replace(self, vectors=torch.cat([gate.vectors for gate in every], 1), absent=absent, places=len(every))
 
 
 @runtime_checkable
