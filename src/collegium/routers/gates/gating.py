@@ -62,7 +62,8 @@ class ProductGate:
 
     def joined(self, others: Sequence[Gate]) -> "ProductGate | None":
         """Return the gate that says what this one and the others say; None for others that read or hear differently."""
-        every, own = [self], (self.top_k, self.read, self.heard)
+        every: list[ProductGate] = [self]
+        own = (self.top_k, self.read, self.heard)
         for gate in others:
             if not isinstance(gate, ProductGate) or (gate.top_k, gate.read, gate.heard) != own:
                 return None
