@@ -162,7 +162,8 @@ def cheapest(
 ) -> Callable[[Tensor, Firsts, Tensor, Tensor], Change]:
     """Return the way that is fastest at a place of such sizes.
 
-    Never `grouped` where rows of a matrix do not fill 16 bytes each, which torch's grouped product asks for.
+    Never `grouped` where rows of a matrix do not fill 16 bytes each, which torch's grouped product asks for, nor under a
+    compiler, which does not know that product in float32.
 
     >>> cheapest(tokens=512, chosen=2, experts=64, rank=8, inputs=256, outputs=256).__name__
     'grouped'
@@ -176,7 +177,8 @@ def cheapest(
     by_copies = pairs * matrix * (1 / _PRODUCT_RATE + 1 / _COPY_RATE) + _GATHER_SECONDS
     moved = pairs * (inputs + 2 * outputs)
     by_groups = pairs * matrix / _GROUPED_RATE + moved / _MOVED_RATE + experts * matrix / _READ_RATE + _GROUP_SECONDS
-    if number_bytes > 4 or any(size * number_bytes % 16 for size in (rank, inputs, outputs)):
+    ragged = number_bytes > 4 or any(size * number_bytes % 16 for size in (rank, inputs, outputs))
+    if ragged or torch.compiler.is_compiling():
         by_groups = float("inf")
     if by_groups < min(by_all, by_copies):
         return grouped
