@@ -162,8 +162,8 @@ def cheapest(
 ) -> Callable[[Tensor, Firsts, Tensor, Tensor], Change]:
     """Return the way that is fastest at a place of such sizes.
 
-    Never `grouped` where rows of a matrix do not fill 16 bytes each, which torch's grouped product asks for, nor under a
-    compiler, which does not know that product in float32.
+    Never `grouped` where rows of a matrix do not fill 16 bytes each, which torch's grouped product asks for, nor under
+    a compiler, which does not know that product in float32.
 
     >>> cheapest(tokens=512, chosen=2, experts=64, rank=8, inputs=256, outputs=256).__name__
     'grouped'
