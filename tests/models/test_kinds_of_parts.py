@@ -275,7 +275,7 @@ COMPILED = """
 import torch
 from test_kinds_of_parts import make
 from collegium.models import Group, RowPlan
-from collegium.testing.pico import pico_base
+from collegium.testing.pico import pico_base, random_adapter
 
 base, tokens = pico_base(), torch.randint(0, 250, (3, 12))
 for kind in ("lora", "ia3", "bottleneck", "prefix"):
@@ -298,6 +298,38 @@ for kind in ("lora", "ia3", "bottleneck", "prefix"):
     torch.testing.assert_close(got, want)
     for name in base.attached:
         base.detach(name)
+
+from collegium.routers import arrow
+from collegium.ops.grouped import dense, gathered, grouped
+from collegium.models.slots import gated
+
+adapters = {f"e{number}": random_adapter(base, number, rank=4) for number in range(6)}
+for name, adapter in adapters.items():
+    base.attach(name, adapter)
+gates = arrow(top_k=2).bind_gates(tuple(adapters), base=base, adapters=adapters).slots
+plan = RowPlan((Group(tuple(adapters), torch.ones(1, 1, 6), gates=gates),))
+wanted = None
+for way in (dense, gathered, grouped):
+    gated.cheapest = lambda **sizes: way
+    captured = {}
+    handle = block.register_forward_pre_hook(
+        lambda module, args, kwargs: captured.update(call=(args, kwargs)), with_kwargs=True, prepend=True
+    )
+    hidden = base.hidden(tokens, plan=plan)
+    handle.remove()
+    wanted = hidden if wanted is None else wanted
+    torch.testing.assert_close(hidden, wanted, atol=1e-5, rtol=0)
+    if way is grouped:  # which compilers do not know
+        continue
+    args, kwargs = captured["call"]
+    torch._dynamo.reset()
+    compiled = torch.compile(block, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        with base.running(plan.rows(3)):
+            want = block(*args, **kwargs)
+        with base.running(plan.rows(3)):
+            got = compiled(*args, **kwargs)
+    torch.testing.assert_close(got, want)
 print("compiled")
 """
 

@@ -224,6 +224,28 @@ def test_the_uniform_gate_is_the_uniform_router():
     assert torch.allclose(GatedMix(base, keys, gates).score(tokens), wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize("top_k", [2, None])
+@pytest.mark.parametrize("name", ["arrow", "phatgoose"])
+def test_joined_gates_say_what_each_says(name, top_k):
+    base = random_base("llama")
+    adapters = experts(base)
+    paths = [f"model.layers.1.self_attn.{each}_proj" for each in "qkv"]
+    recipe = (arrow if name == "arrow" else phatgoose)(top_k=top_k)
+    gates = recipe.bind_gates(NAMES, base=base, adapters=adapters, shelf=fitted(base, adapters))
+    one, *others = (gates.slots[path] for path in paths)
+    hidden = torch.randn(5, 64, generator=torch.Generator().manual_seed(4))
+    weights, index = one.joined(others)(hidden)
+
+    def dense(said, chosen):
+        return said if chosen is None else torch.zeros(5, len(NAMES)).scatter(-1, chosen, said)
+
+    for place, path in enumerate(paths):
+        got = dense(weights[place], None if index is None else index[place])
+        assert torch.allclose(got, dense(*gates.slots[path](hidden)), atol=1e-6)
+    assert one.joined([LearningGate(torch.zeros(64))]) is None
+    assert one.joined([dataclasses.replace(one, top_k=1)]) is None
+
+
 def test_top_k_beyond_the_experts_is_all_of_them():
     base = random_base("llama")
     adapters, hidden = experts(base), torch.randn(4, 64)

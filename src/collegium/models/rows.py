@@ -142,13 +142,18 @@ class Rows:
         return groups if torch.equal(self.text, torch.arange(self.texts).repeat(groups)) else None
 
     @functools.cached_property
+    def places(self) -> tuple[tuple[int, ...], ...]:
+        """The index as plain numbers."""
+        return tuple(map(tuple, self.index.tolist()))
+
+    @functools.cached_property
     def casts(self) -> dict[tuple[str, ...], tuple[int, ...]]:
         """The experts run through together -> the rows that are, in order; rows of the base alone are left out.
 
         A cast has a place for each column of `index`; a column without expert has the empty name.
         """
         found: dict[tuple[str, ...], list[int]] = {}
-        for row, places in enumerate(self.index.tolist()):
+        for row, places in enumerate(self.places):
             if any(place != NOBODY for place in places):
                 found.setdefault(tuple("" if place == NOBODY else self.names[place] for place in places), []).append(
                     row

@@ -1,98 +1,185 @@
-"""Low-rank products of the experts that each token chose, and of no others: tokens are grouped by expert.
+"""Low-rank changes by the experts that each token chose, at places that read one input: three ways to one sum.
 
-change[t] = sum_j w[t, j] (x[t] A_e) B_e  with e = index[t, j]
+change[t] = sum_j w[t, j] (x[t] A_e) B_e  with e = index[t, j], at each place
+
+dense:    all experts in two products, those not chosen at weight 0; for few experts.
+gathered: the chosen matrices are copied to each token; for few tokens.
+grouped:  tokens are sorted by expert, each of which multiplies its own; for many of both.
+
+The first products are made when a change is made, where that pays for all places at once; `add` makes the second.
 """
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import grouped_mm
 
-_DENSE_RATE = 45e9
+_PRODUCT_RATE = 45e9
 _GROUPED_RATE = 25e9
+_READ_RATE = 5e9
+_COPY_RATE = 4e9
 _MOVED_RATE = 6e9
-_START_SECONDS = 60e-6
-"""What one core does: multiplications a second in one large product and in many small ones, numbers moved a second,
-and what grouping costs before it begins. Measured on the development machine; only their proportions decide."""
+_GATHER_SECONDS = 5e-6
+_GROUP_SECONDS = 50e-6
+"""What one core does: multiplications a second in one large product and in many small ones, numbers of a matrix read
+in place, read by way of a copy, and moved a second, and what gathering and grouping cost before they begin. Measured on
+the development machine; only their proportions decide."""
 
 
-def choosing_pays(
-    *, tokens: int, chosen: int, experts: int, rank: int, inputs: int, outputs: int, number_bytes: int = 4
-) -> bool:
-    """Return whether computing the chosen experts alone is faster than computing all of them in two large products.
+@dataclass(frozen=True, eq=False)
+class Firsts:
+    """The first matrices at places that read one input. start: where each place's experts begin among those of all."""
 
-    No where rows of a matrix do not fill 16 bytes each, which torch's grouped product asks for.
+    a: Float[Tensor, "place expert rank input"]
+    start: Int[Tensor, "place one one"]
 
-    >>> choosing_pays(tokens=512, chosen=2, experts=64, rank=8, inputs=256, outputs=256)
-    True
-    >>> choosing_pays(tokens=1, chosen=2, experts=4, rank=8, inputs=256, outputs=256)
-    False
-    """
-    if number_bytes > 4 or any(size * number_bytes % 16 for size in (rank, inputs, outputs)):
-        return False
-    work = tokens * rank * (inputs + outputs)
-    moved = tokens * chosen * (inputs + 2 * outputs)
-    grouped = chosen * work / _GROUPED_RATE + moved / _MOVED_RATE + _START_SECONDS
-    return grouped < experts * work / _DENSE_RATE
+    @staticmethod
+    def of(a: Float[Tensor, "place expert rank input"]) -> "Firsts":
+        """Return them as such."""
+        return Firsts(a, torch.arange(a.shape[0], device=a.device).view(-1, 1, 1) * a.shape[1])
 
 
-def grouped_low_rank(
+@dataclass(frozen=True, eq=False)
+class Dense:
+    """The weighted first products of all experts."""
+
+    thin: Float[Tensor, "place token column"]
+
+    def add(
+        self, output: Float[Tensor, "token output"], place: int, b: Float[Tensor, "expert rank output"]
+    ) -> Float[Tensor, "token output"]:
+        """Add a place's change to its output, in place, and return it."""
+        return output.addmm_(self.thin[place], b.flatten(0, 1))
+
+
+@dataclass(frozen=True, eq=False)
+class Gathered:
+    """The weighted first products of each token's own experts. chosen: who they are, token after token."""
+
+    thin: Float[Tensor, "place token one column"]
+    chosen: Int[Tensor, "place choice"]
+
+    def add(
+        self, output: Float[Tensor, "token output"], place: int, b: Float[Tensor, "expert rank output"]
+    ) -> Float[Tensor, "token output"]:
+        """Add a place's change to its output, in place, and return it."""
+        thin = self.thin[place]
+        own = b.index_select(0, self.chosen[place]).view(len(thin), thin.shape[2], -1)
+        output.unsqueeze(1).baddbmm_(thin, own)
+        return output
+
+
+@dataclass(frozen=True, eq=False)
+class Grouped:
+    """Choices sorted by expert. token, share: whose each is, and its weight; ends: where each expert's end."""
+
+    x: Float[Tensor, "token input"]
+    a: Float[Tensor, "place expert rank input"]
+    token: Int[Tensor, "place choice"]
+    share: Float[Tensor, "place choice one"]
+    ends: Int[Tensor, "place expert"]
+
+    def add(
+        self, output: Float[Tensor, "token output"], place: int, b: Float[Tensor, "expert rank output"]
+    ) -> Float[Tensor, "token output"]:
+        """Add a place's change to its output, in place, and return it."""
+        token, ends = self.token[place], self.ends[place]
+        thin = grouped_mm(self.x.index_select(0, token), self.a[place].transpose(1, 2), offs=ends) * self.share[place]
+        return output.index_add_(0, token, grouped_mm(thin, b, offs=ends))
+
+
+Change = Dense | Gathered | Grouped
+"""What the chosen experts change at some places."""
+
+
+def dense(
     x: Float[Tensor, "token input"],
-    a: Float[Tensor, "expert input rank"],
-    b: Float[Tensor, "expert rank output"],
-    weights: Float[Tensor, "token k"],
-    index: Int[Tensor, "token k"],
-) -> Float[Tensor, "token output"]:
-    """Return each token's weighted change by the experts it chose; see the module.
+    first: Firsts,
+    weights: Float[Tensor, "place token k"],
+    index: Int[Tensor, "place token k"] | None,
+) -> Dense:
+    """Return the change by way of all experts; index None means that there is a weight for each of them, in order.
 
-    Rank, inputs and outputs fill 16 bytes each (`choosing_pays` says no to others).
-
-    >>> ones = torch.ones(1, 4, 4)
-    >>> grouped_low_rank(torch.ones(1, 4), ones, ones, torch.tensor([[0.5]]), torch.tensor([[0]]))
+    >>> first = Firsts.of(torch.ones(1, 2, 4, 4))
+    >>> change = dense(torch.ones(1, 4), first, torch.tensor([[[0.5]]]), torch.tensor([[[1]]]))
+    >>> change.add(torch.zeros(1, 4), 0, torch.ones(2, 4, 4))
     tensor([[8., 8., 8., 8.]])
     """
-    return _grouped(x, a, b, weights, index)
+    if index is not None:
+        weights = weights.new_zeros(*weights.shape[:-1], first.a.shape[1]).scatter(-1, index, weights)
+    thin = x @ first.a.flatten(1, 2).transpose(1, 2)
+    return Dense((thin.view(*weights.shape, -1) * weights.unsqueeze(-1)).flatten(2))
 
 
-@torch.library.custom_op("collegium::grouped_low_rank", mutates_args=())
-def _grouped(x: Tensor, a: Tensor, b: Tensor, weights: Tensor, index: Tensor) -> Tensor:
-    token, order, ends = _grouping(index, a.shape[0])
-    thin = grouped_mm(x.index_select(0, token), a, offs=ends) * weights.flatten()[order, None]
-    return x.new_zeros(x.shape[0], b.shape[2]).index_add_(0, token, grouped_mm(thin, b, offs=ends))
+def gathered(
+    x: Float[Tensor, "token input"],
+    first: Firsts,
+    weights: Float[Tensor, "place token k"],
+    index: Int[Tensor, "place token k"],
+) -> Gathered:
+    """Return the change by way of copies of each token's own matrices.
+
+    >>> first = Firsts.of(torch.ones(1, 2, 4, 4))
+    >>> change = gathered(torch.ones(1, 4), first, torch.tensor([[[0.5]]]), torch.tensor([[[1]]]))
+    >>> change.add(torch.zeros(1, 4), 0, torch.ones(2, 4, 4))
+    tensor([[8., 8., 8., 8.]])
+    """
+    (places, tokens, k), (rank, width) = index.shape, first.a.shape[2:]
+    flat = index
+    if places > 1:
+        flat, x = index + first.start, torch.cat((x,) * places)
+    own = first.a.view(-1, rank, width).index_select(0, flat.view(-1)).view(-1, k * rank, width)
+    thin = torch.bmm(x.unsqueeze(1), own.transpose(1, 2)).view(places, tokens, k, rank) * weights.unsqueeze(-1)
+    return Gathered(thin.view(places, tokens, 1, k * rank), index.view(places, -1))
 
 
-@_grouped.register_fake
-def _shape_only(x: Tensor, a: Tensor, b: Tensor, weights: Tensor, index: Tensor) -> Tensor:
-    return x.new_empty(x.shape[0], b.shape[2])
+def grouped(
+    x: Float[Tensor, "token input"],
+    first: Firsts,
+    weights: Float[Tensor, "place token k"],
+    index: Int[Tensor, "place token k"],
+) -> Grouped:
+    """Return the change by way of tokens sorted by expert. Rank, inputs and outputs fill 16 bytes each.
+
+    >>> first = Firsts.of(torch.ones(1, 2, 4, 4))
+    >>> change = grouped(torch.ones(1, 4), first, torch.tensor([[[0.5]]]), torch.tensor([[[1]]]))
+    >>> change.add(torch.zeros(1, 4), 0, torch.ones(2, 4, 4))
+    tensor([[8., 8., 8., 8.]])
+    """
+    (places, _, k), experts = index.shape, first.a.shape[1]
+    chosen, order = index.view(places, -1).sort(dim=-1, stable=True)
+    everyone = torch.arange(experts, device=x.device).repeat(places, 1)
+    ends = torch.searchsorted(chosen, everyone, right=True, out_int32=True)
+    share = weights.view(places, -1).gather(1, order).unsqueeze(-1)
+    return Grouped(x, first.a, order // k, share, ends)
 
 
-def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ANN401 - torch's context
-    ctx.save_for_backward(*inputs)
+def cheapest(
+    *, tokens: int, chosen: int, experts: int, rank: int, inputs: int, outputs: int, number_bytes: int = 4
+) -> Callable[[Tensor, Firsts, Tensor, Tensor], Change]:
+    """Return the way that is fastest at a place of such sizes.
 
+    Never `grouped` where rows of a matrix do not fill 16 bytes each, which torch's grouped product asks for, nor under
+    a compiler, which does not know that product in float32.
 
-def _slopes(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401 - torch's context
-    x, a, b, weights, index = ctx.saved_tensors
-    token, order, ends = _grouping(index, a.shape[0])
-    read, above = x.index_select(0, token), slope.index_select(0, token)
-    share = weights.flatten()[order, None]
-    thin = grouped_mm(read, a, offs=ends)
-    below = grouped_mm(above, b.transpose(1, 2), offs=ends)
-    of_weights = torch.zeros_like(weights).flatten().index_copy_(0, order, (thin * below).sum(-1)).view_as(weights)
-    below = share * below
-    of_x = torch.zeros_like(x).index_add_(0, token, grouped_mm(below, a.transpose(1, 2), offs=ends))
-    of_a = grouped_mm(read.T, below, offs=ends) if ctx.needs_input_grad[1] else None
-    of_b = grouped_mm((share * thin).T, above, offs=ends) if ctx.needs_input_grad[2] else None
-    return of_x, of_a, of_b, of_weights, None
-
-
-_grouped.register_autograd(_slopes, setup_context=_keep)
-
-
-def _grouping(index: Tensor, experts: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return each choice's token in the order of experts, that order, and where each expert's choices end."""
-    flat = index.flatten()
-    order = flat.argsort(stable=True)
-    ends = flat.bincount(minlength=experts).cumsum(0).to(torch.int32)
-    return order // index.shape[1], order, ends
+    >>> cheapest(tokens=512, chosen=2, experts=64, rank=8, inputs=256, outputs=256).__name__
+    'grouped'
+    >>> cheapest(tokens=4, chosen=2, experts=64, rank=8, inputs=256, outputs=256).__name__
+    'gathered'
+    >>> cheapest(tokens=512, chosen=2, experts=4, rank=8, inputs=256, outputs=256).__name__
+    'dense'
+    """
+    matrix, pairs = rank * (inputs + outputs), tokens * chosen
+    by_all = experts * matrix * (tokens / _PRODUCT_RATE + 1 / _READ_RATE)
+    by_copies = pairs * matrix * (1 / _PRODUCT_RATE + 1 / _COPY_RATE) + _GATHER_SECONDS
+    moved = pairs * (inputs + 2 * outputs)
+    by_groups = pairs * matrix / _GROUPED_RATE + moved / _MOVED_RATE + experts * matrix / _READ_RATE + _GROUP_SECONDS
+    ragged = number_bytes > 4 or any(size * number_bytes % 16 for size in (rank, inputs, outputs))
+    if ragged or torch.compiler.is_compiling():
+        by_groups = float("inf")
+    if by_groups < min(by_all, by_copies):
+        return grouped
+    return gathered if by_copies < by_all else dense

@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from collegium.core.protocols import Gate
 from collegium.models.parts import BottleneckWeights, LoraWeights, Part
 from collegium.models.rows import Rows
 from collegium.models.sites import Site
+from collegium.models.slots.gated import GatedFamily, gated_families
 from collegium.models.slots.residents import Residents
 from collegium.models.slots.run import Shared
 from collegium.models.slots.stacks import (
@@ -26,11 +28,16 @@ from collegium.models.slots.stacks import (
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Places by module path, first matrices that some of them share, and the lowest block that is changed."""
+    """Places by module path, first matrices and gates that some of them share, and the lowest block that is changed.
+
+    gates: those it was made with, kept so that no others come to have their id.
+    """
 
     names: frozenset[str]
+    gates: Mapping[str, Gate] | None
     places: Mapping[str, Place]
     shared: Mapping[str, Shared]
+    gated: Mapping[str, tuple[GatedFamily, int]]
     first: int
 
 
@@ -60,7 +67,8 @@ def make_plan(
         )
     shared = {} if rows.gates else _share(places, families)
     first = min((sites[path].block for path in places), default=blocks)
-    return Plan(frozenset(rows.names), places, shared, first)
+    gated = gated_families(rows.gates, places, families) if rows.gates else {}
+    return Plan(frozenset(rows.names), rows.gates, places, shared, gated, first)
 
 
 def _low_rank(

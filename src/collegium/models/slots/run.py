@@ -9,11 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from collegium.models.rows import Rows
+from collegium.models.slots.gated import GatedFamily, Trace
 from collegium.models.slots.stacks import LowRankStack, Place
-from collegium.ops.grouped import choosing_pays, grouped_low_rank
-
-Trace = dict[str, tuple[Tensor, Tensor | None]]
-"""Module path -> what its gate said: weights, and which experts they are for (None = all, in order)."""
+from collegium.ops.grouped import Change
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +34,9 @@ class Run:
     first: int
     places: Mapping[str, Place]
     shared: Mapping[str, Shared] = field(default_factory=dict)
+    gated: Mapping[str, tuple[GatedFamily, int]] = field(default_factory=dict)
     trace: Trace | None = None
+    heard: tuple[GatedFamily, Tensor, Change] | None = None
     repeated: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     handed: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     originals: dict[str, Tensor] = field(default_factory=dict)
@@ -113,9 +113,11 @@ class Run:
         for each in place.rescale:
             if not each.inputs:
                 output = output * each.factors(self.weights(place.block, inputs))
+        if path in self.gated:
+            return self._gated(path, inputs, output)
         gate = None if self.rows.gates is None else self.rows.gates.get(path)
         if gate is not None and place.low_rank:
-            return self._gated(path, place.low_rank[0], gate(inputs), inputs, output)
+            return self._weighed(path, place.low_rank[0], gate(inputs), inputs, output)
         return self._low_rank(path, place, inputs, output)
 
     def _low_rank(self, path: str, place: Place, inputs: Tensor, output: Tensor) -> Tensor:
@@ -141,34 +143,24 @@ class Run:
                 self.handed[other] = (inputs, part)
         return own
 
-    def _gated(
+    def _gated(self, path: str, inputs: Tensor, output: Tensor) -> Tensor:
+        """Return the output with what the chosen experts say added; the first place of a family asks for all."""
+        family, number = self.gated[path]
+        if self.heard is None or self.heard[0] is not family or self.heard[1] is not inputs:
+            self.heard = (family, inputs, family.hear(inputs, self.trace))
+        self.heard[2].add(output.view(-1, output.shape[-1]), number, family.b[number])
+        return output
+
+    def _weighed(
         self, path: str, stack: LowRankStack, said: tuple[Tensor, Tensor | None], inputs: Tensor, output: Tensor
     ) -> Tensor:
-        """Return the output with what a gate said added: all experts in two products, or the chosen ones alone."""
+        """Return the output with the experts of a stack of mixed ranks added, as a gate weighs them."""
         weights, index = said
         if self.trace is not None:
             self.trace[path] = (weights.detach(), index)
-        experts, width = self.rows.index.shape[1], inputs.shape[-1]
-        if index is None:
-            return stack.add(output, stack.thin(inputs), weights.to(inputs.dtype))
-        tokens, chosen = inputs.numel() // width, index.shape[-1]
-        rank = stack.rank if stack.bias is None else None
-        if rank is not None and choosing_pays(
-            tokens=tokens,
-            chosen=chosen,
-            experts=experts,
-            rank=rank,
-            inputs=width,
-            outputs=output.shape[-1],
-            number_bytes=inputs.element_size(),
-        ):
-            own = weights.to(inputs.dtype).reshape(tokens, chosen)
-            a = stack.a[0].T.view(experts, rank, width).transpose(1, 2)
-            b = stack.b[0].view(experts, rank, -1)
-            change = grouped_low_rank(inputs.reshape(tokens, width), a, b, own, index.reshape(tokens, chosen))
-            return output.add_(change.view_as(output))
-        spread = weights.new_zeros(*weights.shape[:-1], experts).scatter(-1, index, weights)
-        return stack.add(output, stack.thin(inputs), spread.to(inputs.dtype))
+        if index is not None:
+            weights = weights.new_zeros(*weights.shape[:-1], self.rows.index.shape[1]).scatter(-1, index, weights)
+        return stack.add(output, stack.thin(inputs), weights.to(inputs.dtype))
 
     def block(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:  # noqa: ANN401
         """Return the output of a feed-forward block, changed; None where nobody changes it."""

@@ -20,10 +20,11 @@ from collegium.models.parts import Adapter, Ia3Weights, PrefixWeights
 from collegium.models.rows import Rows
 from collegium.models.sites import Site, check_part
 from collegium.models.slots.families import find_families
+from collegium.models.slots.gated import Trace
 from collegium.models.slots.places import Plan, make_plan
 from collegium.models.slots.prefix import ATTENTION, stand_in
 from collegium.models.slots.residents import Residents, Source, is_trained
-from collegium.models.slots.run import Run, Trace
+from collegium.models.slots.run import Run
 
 _KEPT_PLANS = 8
 """For how many sets of rows the stacked weights are kept; each costs the memory of its experts once more, at most."""
@@ -113,7 +114,7 @@ class Slots:
                 f"the new plan changes block {plan.first}, below the trunk of {first} blocks whose caches exist; "
                 "open the texts again with this plan."
             )
-        self.run = Run(rows, plan.first if first is None else first, plan.places, plan.shared, trace)
+        self.run = Run(rows, plan.first if first is None else first, plan.places, plan.shared, plan.gated, trace)
         try:
             yield self.run
         finally:
@@ -221,7 +222,7 @@ class Slots:
 
     def _plan(self, rows: Rows, dtype: torch.dtype) -> Plan:
         """Return what each place computes for these rows; the last few are kept unless weights are being trained."""
-        key = (rows.names, tuple(map(tuple, rows.index.tolist())), dtype, bool(rows.gates))
+        key = (rows.names, rows.places, dtype, None if rows.gates is None else id(rows.gates))
         known = self._plans.get(key)
         if known is not None:
             self._plans.move_to_end(key)

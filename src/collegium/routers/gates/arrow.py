@@ -4,15 +4,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from jaxtyping import Float, Int
+import torch
 from torch import Tensor
 
 from collegium.core.errors import RoutingError
 from collegium.core.protocols import Shelf
 from collegium.library.derived import Derivations, kept_prototypes
 from collegium.models import Adapter, Base
-from collegium.ops.choosing import top_softmax
-from collegium.routers.gates.gating import SlotGates, check_top_k, low_rank_paths, spread_rows
+from collegium.routers.gates.gating import ProductGate, SlotGates, check_top_k, low_rank_paths, spread_rows
 from collegium.routers.held import check_experts
 
 ARROW = "arrow"
@@ -59,27 +58,8 @@ class Arrow:
         for path, places in paths.items():
             rows, absent = spread_rows({place: prototypes[place][path] for place in places}, len(experts), base)
             temperature = self.temperature if self.temperature > 0 else math.sqrt(rows.shape[1])
-            slots[path] = ArrowGate((rows / temperature).T.contiguous(), absent, self.top_k, len(places))
+            slots[path] = ProductGate((rows / temperature).T.contiguous(), absent, self.top_k, Tensor.float, torch.abs)
         return SlotGates(experts, slots)
-
-
-@dataclass(frozen=True, eq=False)
-class ArrowGate:
-    """The gate of one layer. directions: v / T; absent: minus infinity for who does not change it."""
-
-    directions: Float[Tensor, "input expert"]
-    absent: Float[Tensor, " expert"]
-    top_k: int | None
-    present: int
-
-    def __call__(
-        self, hidden: Float[Tensor, "*tokens input"]
-    ) -> tuple[Float[Tensor, "*tokens k"], Int[Tensor, "*tokens k"] | None]:
-        """Return the softmax over the largest |v . h| / T."""
-        logits = (hidden.float() @ self.directions).abs()
-        if self.present < len(self.absent):
-            logits = logits + self.absent
-        return top_softmax(logits, self.top_k)
 
 
 def arrow(top_k: int | None = TOP_K, temperature: float = 1.0) -> Arrow:

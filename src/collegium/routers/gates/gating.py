@@ -1,7 +1,7 @@
 """What gates are before and after they know their experts."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -12,6 +12,7 @@ from collegium.core.errors import RoutingError
 from collegium.core.protocols import Gate, Shelf
 from collegium.core.routing import Routing
 from collegium.models import Adapter, Base, lora_parts
+from collegium.ops.choosing import top_softmax
 
 Growth = Literal["exact", "refit"]
 Kind = Literal["simplex", "open"]
@@ -29,6 +30,49 @@ class SlotGates:
     growth: Growth = "exact"
     kind: Kind = "simplex"
     elsewhere: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class ProductGate:
+    """Softmax over the k largest of heard(read(h) . v_e), at one layer or at some that read the same h.
+
+    vectors: v, layer after layer. absent: minus infinity for who does not change a layer, None where everybody does.
+    places: how many layers; of more than one it is asked with one axis of tokens, and answers with one of places first.
+    """
+
+    vectors: Float[Tensor, "input column"]
+    absent: Float[Tensor, "*place_and_token expert"] | None
+    top_k: int | None
+    read: Callable[[Tensor], Tensor]
+    heard: Callable[[Tensor], Tensor] | None = None
+    places: int = 1
+
+    def __call__(
+        self, hidden: Float[Tensor, "*tokens input"]
+    ) -> tuple[Float[Tensor, "... k"], Int[Tensor, "... k"] | None]:
+        """Return the weights of the k largest, and whose they are."""
+        logits = self.read(hidden) @ self.vectors
+        if self.heard is not None:
+            logits = self.heard(logits)
+        if self.places > 1:
+            logits = logits.unflatten(-1, (self.places, -1)).transpose(0, 1)
+        if self.absent is not None:
+            logits = logits + self.absent
+        return top_softmax(logits, self.top_k)
+
+    def joined(self, others: Sequence[Gate]) -> "ProductGate | None":
+        """Return the gate that says what this one and the others say; None for others that read or hear differently."""
+        every: list[ProductGate] = [self]
+        own = (self.top_k, self.read, self.heard)
+        for gate in others:
+            if not isinstance(gate, ProductGate) or (gate.top_k, gate.read, gate.heard) != own:
+                return None
+            every.append(gate)
+        absent = None
+        if any(gate.absent is not None for gate in every):
+            present = self.vectors.new_zeros(self.vectors.shape[1])
+            absent = torch.stack([present if gate.absent is None else gate.absent for gate in every]).unsqueeze(1)
+        return replace(self, vectors=torch.cat([gate.vectors for gate in every], 1), absent=absent, places=len(every))
 
 
 @runtime_checkable
@@ -118,10 +162,14 @@ def low_rank_paths(
 
 def spread_rows(
     rows: Mapping[int, Float[Tensor, " input"]], experts: int, base: Base
-) -> tuple[Float[Tensor, "expert input"], Float[Tensor, " expert"]]:
-    """Return one row per expert (0 where it has none), and what is added to each logit: minus infinity there."""
+) -> tuple[Float[Tensor, "expert input"], Float[Tensor, " expert"] | None]:
+    """Return one row per expert (0 where it has none), and what is added to each logit: minus infinity there.
+
+    Nothing is added (None) where every expert has a row.
+    """
     like = next(iter(rows.values()))
     table, absent = like.new_zeros(experts, len(like)), like.new_full((experts,), float("-inf"))
     for place, row in rows.items():
         table[place], absent[place] = row, 0.0
-    return table.to(base.device, torch.float32), absent.to(base.device, torch.float32)
+    own = None if len(rows) == experts else absent.to(base.device, torch.float32)
+    return table.to(base.device, torch.float32), own

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from collegium.core.errors import RoutingError
 from collegium.core.protocols import Shelf
 from collegium.core.tables import nearest
 from collegium.models import Adapter, Base
-from collegium.ops.choosing import standardised, top_softmax
+from collegium.ops.choosing import standardised
 from collegium.routers.fitted import (
     Fit,
     change_fit,
@@ -24,7 +24,7 @@ from collegium.routers.fitted import (
     with_row,
     without_row,
 )
-from collegium.routers.gates.gating import SlotGates, check_top_k, low_rank_paths, spread_rows
+from collegium.routers.gates.gating import ProductGate, SlotGates, check_top_k, low_rank_paths, spread_rows
 from collegium.routers.held import check_experts
 
 PHATGOOSE = "phatgoose"
@@ -75,23 +75,8 @@ class Phatgoose:
             vectors = {place: _vector(tensors, experts[place], path, self.fit) for place in places}
             rows, absent = spread_rows(vectors, len(experts), base)
             scaled = standardised(rows) / (math.sqrt(rows.shape[1]) * self.temperature)
-            slots[path] = NearestGate(scaled.T.contiguous(), absent, self.top_k)
+            slots[path] = ProductGate(scaled.T.contiguous(), absent, self.top_k, _standardised)
         return SlotGates(experts, slots)
-
-
-@dataclass(frozen=True, eq=False)
-class NearestGate:
-    """The gate of one layer. vectors: standardised, divided by the scale; absent: who does not change the layer."""
-
-    vectors: Float[Tensor, "input expert"]
-    absent: Float[Tensor, " expert"]
-    top_k: int | None
-
-    def __call__(
-        self, hidden: Float[Tensor, "*tokens input"]
-    ) -> tuple[Float[Tensor, "*tokens k"], Int[Tensor, "*tokens k"] | None]:
-        """Return the softmax over the largest products of standardised vector and state."""
-        return top_softmax(standardised(hidden.float()) @ self.vectors + self.absent, self.top_k)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,6 +141,10 @@ def shrink_phatgoose(shelf: Shelf, name: str = PHATGOOSE, *, expert: str) -> Non
 def row_key(expert: str, path: str = "") -> str:
     """Return what an expert's vector at a layer is kept as; without a path, how all of its keys begin."""
     return f"row/{expert}/{path}"
+
+
+def _standardised(hidden: Tensor) -> Tensor:
+    return standardised(hidden.float())
 
 
 def _vector(tensors: Mapping[str, Tensor], expert: str, path: str, fit: str) -> Tensor:
