@@ -303,6 +303,7 @@ def test_a_foreign_fit_is_told_before_another_is_learnt(refused):
     refused("router", "fit", "phatgoose", "texts", "--library", "foreign", says=REMOVE.format("phatgoose"))
 
 
+@pytest.mark.recipe
 @pytest.mark.parametrize("gate", ["phatgoose", "xlora"])
 def test_the_way_out_of_a_foreign_or_a_damaged_fit_leads_out(ask, refused, world, tmp_path, gate):
     library = shutil.copytree(world / "college", tmp_path / "damaged")
