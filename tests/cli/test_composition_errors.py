@@ -153,6 +153,7 @@ def test_an_expert_of_another_base_that_lies_there_is_told(refused, bases, world
 
 # -- expressions ------------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize(
     ("expression", "says"),
     [
@@ -213,7 +214,7 @@ def test_expressions_are_read_and_never_run(refused, expression, says):
         (speak("college?compose=merge", "--experts", "law=1e999"), ("must be finite", "'law': inf")),
         (speak("college?router=arrow:temperature=nan"), ("finite number", "got nan")),
         (
-            ("library", "export", "law", "--library", "college", "--to", "merged", "--out", "o", "--weights", "law=nan"),
+            ("library", "export", "law", "--library", "college", "--to", "merged", "--out", "o", "--weights=law=nan"),
             ("must be finite", "'law': nan"),
         ),
     ],

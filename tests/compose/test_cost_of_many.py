@@ -112,7 +112,7 @@ def life(base, monkeypatch):
 def test_an_expert_among_many_in_memory_costs_as_among_few(monkeypatch):
     few, work = life(crowd(FEW), monkeypatch)
     many, other = life(crowd(MANY), monkeypatch)
-    assert {name: difference(few[name], many[name]) for name in few} == dict.fromkeys(few, {})
+    assert {name: difference(few[name], many[name]) for name in few} == {name: {} for name in few}
     assert work == other
     assert work["plans"] == 3, "one for each expert that speaks first; nobody else's is made again"
     assert work["written"] == 2 * sum(part.a.numel() + part.b.numel() for part in tiny(pico_base(), 0).values())

@@ -163,8 +163,7 @@ def merge_weights(library: Library, names: Sequence[str], text: str) -> dict[str
     if weights is None:
         if len(names) != 1:
             raise ConfigError(
-                f"a merged checkpoint of {', '.join(names)} needs --weights, such as a=0.6,b=0.4: how "
-                "much of each."
+                f"a merged checkpoint of {', '.join(names)} needs --weights, such as a=0.6,b=0.4: how much of each."
             )
         return {names[0]: 1.0}
     odd = sorted((weights.keys() - {BASE}) ^ set(names))

@@ -64,7 +64,9 @@ def run(config: RouterFitConfig, *, watch: Watch) -> RunCard:
     base, _ = open_library(config.library, config.common)
     library = Library(config.library, base=base)
     if not library.names(task="language"):
-        raise LibraryError(f"{library.path} holds no language expert to fit a router for; add one with `collegium train`.")
+        raise LibraryError(
+            f"{library.path} holds no language expert to fit a router for; add one with `collegium train`."
+        )
     domains = () if config.data is None else own_domains(config, library)
     if config.dry_run:
         return _dry_run(config, library, domains, watch=watch, start=start)

@@ -138,8 +138,7 @@ def check_kind(card: Mapping[str, Any], fit: str, *, router: str) -> None:
     if card.get("router") != router or card.get("version") != FIT_VERSION:
         found = f"{card.get('router')!r} version {card.get('version')!r}"
         raise RoutingError(
-            f"fit {fit!r} is a {found}, not a {router!r} version {FIT_VERSION}. "
-            f"{_removing(fit)} {_way_out(router)}"
+            f"fit {fit!r} is a {found}, not a {router!r} version {FIT_VERSION}. {_removing(fit)} {_way_out(router)}"
         )
 
 

@@ -29,8 +29,8 @@ class Fixed:
         odd = {name: weight for name, weight in self.weights.items() if not 0 <= weight <= 1 or math.isnan(weight)}
         if odd:
             raise RoutingError(
-                f"fixed weights are a simplex, each between 0 and 1, got {odd}; merge alone (LIB?compose=merge) takes any "
-                "finite ones."
+                f"fixed weights are a simplex, each between 0 and 1, got {odd}; merge alone (LIB?compose=merge) takes "
+                "any finite ones."
             )
         total = math.fsum(self.weights.values())
         if total > 1 + _ROUNDING:

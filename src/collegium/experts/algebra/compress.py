@@ -12,7 +12,6 @@ from collegium.experts.algebra.delta import Delta, Layout, Term, entries, total_
 from collegium.models import Ia3Weights, LoraWeights
 from collegium.ops.low_rank import Split, lost_share, split_matrix, split_product
 
-
 _NOTHING = "the merge comes to no change at all; it would be the base itself. Weigh the experts otherwise."
 
 

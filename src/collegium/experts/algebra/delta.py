@@ -183,7 +183,9 @@ def total_rank(terms: Iterable[Term]) -> int:
 def check_finite(*weights: float) -> None:
     """Raise RoutingError for a weight that is NaN or infinite."""
     if not all(map(math.isfinite, weights)):
-        raise RoutingError(f"weights of experts are finite numbers, got {', '.join(f'{each:g}' for each in weights)}; weigh less.")
+        raise RoutingError(
+            f"weights of experts are finite numbers, got {', '.join(f'{each:g}' for each in weights)}; weigh less."
+        )
 
 
 def check_together(deltas: Sequence[Delta], names: Sequence[str] = ()) -> None:

@@ -50,7 +50,8 @@ class Operands:
         for operand in self.each:
             if operand.name is None:
                 raise ConfigError(
-                    f"{method} reads each expert's own texts, so it takes experts by name, got {shortened(operand.text)}."
+                    f"{method} reads each expert's own texts, so it takes experts by name, got "
+                    f"{shortened(operand.text)}."
                 )
         return tuple(operand.name or "" for operand in self.each)
 
@@ -87,8 +88,8 @@ def mergeable(library: Library) -> tuple[str, ...]:
     names = tuple(row.name for row in library.rows().values() if row.kind in KINDS and row.task == "language")
     if not names:
         raise ConfigError(
-            f"the library {library.path} has no language expert of kind {' or '.join(KINDS)} to merge; train one, or use "
-            "mix or ensemble."
+            f"the library {library.path} has no language expert of kind {' or '.join(KINDS)} to merge; train one, or "
+            "use mix or ensemble."
         )
     return names
 

@@ -140,8 +140,8 @@ def _operands(config: MergeConfig, library: Library) -> Operands:
     operands = read_operands(library, config.expression)
     if config.method not in ("linear", "dare", "lorahub") and len(operands.each) == 1:
         raise ConfigError(
-            f"--method {config.method} makes one of several, with commas between them; {shortened(config.expression)} is one. "
-            f'Write "law, code".'
+            f"--method {config.method} makes one of several, with commas between them; "
+            f'{shortened(config.expression)} is one. Write "law, code".'
         )
     return operands
 
