@@ -7,100 +7,16 @@ business, which no command opens: `tests/infer/test_engine_limits.py`.
 import hashlib
 import json
 import shutil
-from types import MappingProxyType
 
 import pytest
-import torch
+from composition_world import DELTALESS
 from safetensors.torch import load_file, save_file
 
 from collegium.experts import save_expert
-from collegium.library import Library
-from collegium.models import load_base
-from collegium.routers.gates import grow_phatgoose, keep_xlora
-from collegium.routers.gates.xlora import fresh_head
-from collegium.testing.library import snapshot
-from collegium.testing.pico import pico_base, random_expert
+from collegium.testing.pico import random_expert
 
-DELTALESS = ("prefix", "bottleneck", "ffn")
-"""Kinds of experts that are no change of the base's numbers."""
 CONTEXT = 512
 """Tokens that the pico base reads."""
-
-
-@pytest.fixture(scope="module")
-def folders(pico_folder, tmp_path_factory):
-    """The folders of two bases of one build."""
-    other = tmp_path_factory.mktemp("other") / "other"
-    made = pico_base(1)
-    made.model.save_pretrained(other)
-    made.tokenizer.save_pretrained(other)
-    return {"pico": str(pico_folder), "other": str(other)}
-
-
-@pytest.fixture(scope="module")
-def bases(folders):
-    return {name: load_base(folder) for name, folder in folders.items()}
-
-
-def filled(path, base, reference, *, seed=0, kinds=MappingProxyType({"law": "lora", "code": "lora"})):
-    library = Library(path, base=base, base_reference=reference)
-    for place, (name, kind) in enumerate(kinds.items()):
-        library.add(random_expert(base, seed + place, kind=kind, name=name))
-    return library
-
-
-def with_gates(library, base):
-    """Keep gates that are fitted for law and code: PHATGOOSE's, and a head of open weights."""
-    for seed, name in enumerate(("law", "code")):
-        draw = torch.Generator().manual_seed(seed)
-        vectors = {path: torch.randn(inputs, generator=draw) for path, (inputs, _) in base.linear_sites().items()}
-        grow_phatgoose(library, expert=name, vectors=vectors, base=base.fingerprint.short)
-    head = fresh_head(base, 2, width=4, scale="sigmoid", seed=0)
-    keep_xlora(library, head=head, experts=("law", "code"), base=base.fingerprint.short)
-
-
-@pytest.fixture(scope="module")
-def made(folders, bases, texts, tmp_path_factory):
-    """Libraries of every sort, side by side; nothing in this file changes them."""
-    root, base, reference = tmp_path_factory.mktemp("world"), bases["pico"], folders["pico"]
-    with_gates(filled(root / "college", base, reference), base)
-    kinds = {"law": "lora", "the-ia3": "ia3", **{f"the-{kind}": kind for kind in DELTALESS}}
-    filled(root / "kinds", base, reference, kinds=kinds)
-    filled(root / "deltaless", base, reference, kinds={"the-prefix": "prefix"})
-    filled(root / "empty", base, reference, kinds={})
-    filled(root / "foreign", bases["other"], folders["other"])
-    filled(root / "twins", base, reference, seed=5)
-    filled(root / "grown", base, reference).add(random_expert(base, 9, name="new"))
-    for name in ("foreign", "twins", "grown"):
-        shutil.copytree(root / "college" / "routers", root / name / "routers")
-    for path in shutil.copytree(texts, root / "texts").rglob("*.txt"):
-        path.write_text(path.read_text() * 5)  # longer than the base reads
-    return root
-
-
-@pytest.fixture
-def world(made, monkeypatch):
-    monkeypatch.chdir(made)
-    return made
-
-
-@pytest.fixture
-def refused(ask, world):
-    """Return a function that asks for a mistake and looks at its answer."""
-
-    def call(*words, says, root=world):
-        before, folders = snapshot(root), set(root.rglob("*/"))
-        code, found, shown = ask(*words)
-        told = " ".join(shown.replace("│", " ").split())
-        assert (code, found) == (2, None), told
-        assert "Traceback" not in told
-        assert len(told) < 900
-        for part in (says,) if isinstance(says, str) else says:
-            assert part in told
-        assert snapshot(root) == before
-        assert set(root.rglob("*/")) == folders
-
-    return call
 
 
 def merge(expression, *more, library="college"):
