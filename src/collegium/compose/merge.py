@@ -7,7 +7,7 @@ import torch
 from collegium.compose.routed import only_router
 from collegium.core.errors import RoutingError
 from collegium.core.protocols import Context, Shelf, Tokenizer
-from collegium.core.routing import BASE, Routing
+from collegium.core.routing import BASE
 from collegium.core.tables import nearest
 from collegium.models import Base
 from collegium.routers import Recipe
@@ -51,13 +51,6 @@ def check_weights(weights: Mapping[str, float], known: tuple[str, ...]) -> dict[
     if not torch.isfinite(values).all():
         raise RoutingError(f"merge weights must be finite, got {dict(weights)}; write numbers.")
     return {name: float(weight) for name, weight in weights.items() if weight != 0}
-
-
-def constant_routing(weights: Mapping[str, float]) -> Routing:
-    """Return merge weights as the one routing value, for reports; open unless they are a simplex."""
-    values = torch.tensor(list(weights.values()) or [1.0]).view(1, 1, -1)
-    simplex = bool((values >= 0).all()) and abs(float(values.sum()) - 1) < 1e-6
-    return Routing(tuple(weights) or (BASE,), values, kind="simplex" if simplex else "open")
 
 
 def fold(base: Base, keys: Mapping[str, str], weights: Mapping[str, float]) -> Base:
