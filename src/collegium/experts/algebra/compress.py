@@ -79,7 +79,7 @@ def compress(delta: Delta, rank: int | None = None, *, dtype: torch.dtype = torc
         else:
             try:
                 adapter[path], values[path] = _low_rank(terms, layout, rank, dtype)
-            except torch.linalg.LinAlgError as error:  # what is not finite has no singular values
+            except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]
                 raise _too_large(path) from error
         kept = (*adapter[path].tensors.values(), *(values[each] for each in (path,) if each in values))
         if not all(bool(each.float().isfinite().all()) for each in kept):
