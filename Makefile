@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 NO_COLOR=1
 
-.PHONY: help setup demo test check unit recipe claims bench docs lock
+.PHONY: help setup demo test check unit recipe claims bench compared docs lock
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets.
@@ -51,6 +51,9 @@ claims: .venv/.ready-core  ## Run the ledger of claims (about two hours, resumab
 
 bench: .venv/.ready-dev  ## Measure side by side with the peers.
 	@env -u OMP_NUM_THREADS $(BIN)/collegium bench run $(ARGS)
+
+compared: .venv/.ready-dev  ## Measure beside PEFT, a router and a loop of one's own (twelve minutes).
+	@env -u OMP_NUM_THREADS $(OFFLINE) $(BIN)/python bench/compared/compare.py $(ARGS)
 
 lock: .venv/.ready-dev  ## Write the installed versions into constraints.txt.
 	@scripts/lock

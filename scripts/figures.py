@@ -1,7 +1,7 @@
 """Write the picture and every table of figures in README.md and docs from the committed runs and benches.
 
 python scripts/figures.py          write them
-python scripts/figures.py --check  fail when one differs from docs/runs and bench/results
+python scripts/figures.py --check  fail when one differs from docs/runs and bench
 """
 
 import json
@@ -9,13 +9,17 @@ import sys
 from pathlib import Path
 from statistics import geometric_mean
 
+from compared_tables import TABLES as COMPARED_TABLES
+
 from collegium.recipes.report import heat_map
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN, FULL = ROOT / "docs" / "runs" / "demo.json", ROOT / "docs" / "runs" / "full.json"
 BENCHES = ROOT / "bench" / "results"
+COMPARED = ROOT / "bench" / "compared" / "result.json"
 PICTURE = ROOT / "docs" / "img" / "demo.svg"
 README, CHOOSE, PERFORMANCE = ROOT / "README.md", ROOT / "docs" / "choose.md", ROOT / "docs" / "performance.md"
+COMPARED_PAGE = ROOT / "docs" / "compared.md"
 SHOWN = ("base", "ensemble uniform", "merge uniform", "mix posterior", "ensemble posterior", "oracle")
 
 
@@ -193,7 +197,7 @@ def filled(text: str, mark: str, content: str) -> str:
 
 def main() -> int:
     """Write or check all."""
-    run, full = json.loads(RUN.read_text()), json.loads(FULL.read_text())
+    run, full, compared = (json.loads(path.read_text()) for path in (RUN, FULL, COMPARED))
     tables = [
         (README, "demo", table(run)),
         (README, "full", against_dense(full)),
@@ -202,6 +206,7 @@ def main() -> int:
         (PERFORMANCE, "benches", benches()),
         (PERFORMANCE, "curves", curves()),
         (PERFORMANCE, "profiles", profiles()),
+        *((COMPARED_PAGE, mark, write(compared)) for mark, write in COMPARED_TABLES.items()),
     ]
     wanted = {PICTURE: picture(run)}
     for page, mark, content in tables:

@@ -64,14 +64,16 @@ def test_all_small_claims_come_out_of_one_pico_experiment(pico_texts, pico_setti
     base = pico_base()
     experiment = small_experiment(pico_settings, NAMES, base=lambda: base, texts=lambda: pico_texts)
     said = []
+    own = [claim.id for claim in read_ledger() if claim.experiment == "small"]
     outcomes = run_claims(
-        scale="small",
+        own,
+        "small",
         folder=tmp_path / "run",
         results=tmp_path / "results",
         experiments={**EXPERIMENTS, "small": experiment},
         progress=said.append,
     )
-    assert {each.claim.id for each in outcomes} == {claim.id for claim in read_ledger() if claim.scale == "small"}
+    assert {each.claim.id for each in outcomes} == set(own)
     assert all(each.state == "measured" for each in outcomes)
     by_id = {each.claim.id: each.result for each in outcomes}
     assert by_id["M6"].verdict == "holds"

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from collegium.compose import Choice, Ensemble, SeparateVoices, SlotVoices
+from collegium.compose import Choice, Ensemble, SeparateVoices, SlotVoices, prune_table
 from collegium.core.errors import RoutingError
-from collegium.models import Base, RowPlan
+from collegium.models import Base, RowDecoding, RowPlan
 from collegium.ops.pruning import BLOCK_TOKENS, pruning_cost
 from collegium.routers import posterior, uniform
 from collegium.testing.pico import random_adapter, random_base
@@ -39,16 +39,16 @@ def written(base: Base, prefix: list[int], name: str, other: str, many: int) -> 
 def texts(voices: SlotVoices) -> list[list[int]]:
     """One text by one expert; one that another takes over midway."""
     first = written(voices.base, [1, 2, 3], "law", "code", 125)
-    changing = written(voices.base, written(voices.base, [5, 6, 7], "law", "code", 61), "code", "law", 72)
+    changing = written(voices.base, written(voices.base, [5, 6, 7], "law", "code", 125), "code", "law", 72)
     return [first, changing]
 
 
 @pytest.fixture(scope="module")
 def tokens(texts: list[list[int]]) -> torch.Tensor:
-    return torch.tensor([[*text, *[0] * (136 - len(text))] for text in texts])
+    return torch.tensor([[*text, *[0] * (200 - len(text))] for text in texts])
 
 
-LENGTHS = torch.tensor([128, 136])
+LENGTHS = torch.tensor([128, 200])
 
 
 def ensemble(voices: SlotVoices, epsilon: float = 0.0) -> Ensemble:
@@ -85,16 +85,82 @@ def test_scoring_is_decoding_is_the_distribution(voices, texts, tokens, epsilon,
     model, starts = ensemble(voices, epsilon), torch.as_tensor(context).expand(2).tolist()
     asked = {"lengths": LENGTHS, "context": context}
     scores, every = model.score(tokens, **asked), model.logprobs(tokens, **asked)
-    opened = model.open([text[:start] for text, start in zip(texts, starts, strict=True)])
-    for step in range(100):
-        place = [start + step for start in starts]
-        said = torch.tensor([text[at] for text, at in zip(texts, place, strict=True)])
-        wanted = torch.stack([scores[row, at] for row, at in enumerate(place)])
+    opened, rows = model.open([text[:start] for text, start in zip(texts, starts, strict=True)]), [0, 1]
+    for step in range(200 - starts[1]):
+        stay = [row for row in rows if starts[row] + step < LENGTHS[row]]
+        if stay != rows:
+            opened.keep(torch.tensor([rows.index(row) for row in stay]))
+            rows = stay
+        place = [starts[row] + step for row in rows]
+        token = torch.tensor([texts[row][at] for row, at in zip(rows, place, strict=True)])
         now = opened.next_logprobs()
-        torch.testing.assert_close(now[torch.arange(2), said], wanted, atol=1e-4, rtol=0)
-        whole = torch.stack([every[row, at - 1] for row, at in enumerate(place)])
+        wanted = torch.stack([scores[row, at] for row, at in zip(rows, place, strict=True)])
+        torch.testing.assert_close(now[torch.arange(len(rows)), token], wanted, atol=1e-4, rtol=0)
+        whole = torch.stack([every[row, at - 1] for row, at in zip(rows, place, strict=True)])
         torch.testing.assert_close(now, whole, atol=1e-3, rtol=0)
-        opened.step(said)
+        opened.step(token)
+
+
+@pytest.mark.parametrize("context", CONTEXTS, ids=["one", "seven", "own"])
+@pytest.mark.parametrize("epsilon", [0.4, 1e-3])
+def test_the_table_says_what_the_rows_say(voices, tokens, epsilon, context):
+    table = voices.score(tokens, Choice(NAMES), lengths=LENGTHS)
+    asked = {"lengths": LENGTHS, "context": context}
+    found = prune_table(posterior().bind(NAMES), tokens, table, epsilon=epsilon, **asked)
+    model = ensemble(voices, epsilon)
+    torch.testing.assert_close(found.scores, model.score(tokens, **asked), atol=1e-4, rtol=0)
+    torch.testing.assert_close(found.routing.dense(), model.routing(tokens, **asked).dense(), atol=1e-3, rtol=0)
+
+
+class Counted:
+    """Counts the row and token pairs that decodings of a base run through it."""
+
+    def __init__(self, monkeypatch):
+        self.many, forward = 0, RowDecoding._forward
+
+        def counting(decoding, tokens, positions, rows, **more):
+            self.many += rows.count * tokens.shape[1]
+            return forward(decoding, tokens, positions, rows, **more)
+
+        monkeypatch.setattr(RowDecoding, "_forward", counting)
+
+
+@pytest.mark.parametrize("epsilon", [0.4, 1e-3, 1e-9])
+def test_the_rows_told_are_those_that_decoding_runs(voices, texts, tokens, epsilon, monkeypatch):
+    """Decoding reads nothing ahead, so every row and token that runs is one that had to."""
+    table = voices.score(tokens, Choice(NAMES), lengths=LENGTHS)
+    told = prune_table(posterior().bind(NAMES), tokens, table, lengths=LENGTHS, context=7, epsilon=epsilon).rows
+    for text, rows in zip(texts, told.tolist(), strict=True):
+        counted = Counted(monkeypatch)
+        opened = ensemble(voices, epsilon).open([text[:7]])
+        for token in text[7:]:
+            opened.next_logprobs()
+            opened.step(torch.tensor([token]))
+        assert rows == pytest.approx(counted.many / len(text))
+        monkeypatch.undo()
+
+
+def test_nobody_leaves_under_nought(voices, tokens):
+    table = voices.score(tokens, Choice(NAMES), lengths=LENGTHS)
+    found = prune_table(posterior().bind(NAMES), tokens, table, lengths=LENGTHS, epsilon=0.0)
+    assert found.rows.tolist() == [3.0, 3.0]
+    torch.testing.assert_close(found.scores, ensemble(voices).score(tokens, lengths=LENGTHS), atol=1e-5, rtol=0)
+
+
+def test_scoring_reads_little_more_than_the_rows_told(voices, tokens, monkeypatch):
+    """What is read ahead and taken back is at most as much as what was needed, and nothing is read all over again."""
+    table = voices.score(tokens, Choice(NAMES), lengths=LENGTHS)
+    for row, epsilon in ((0, 0.4), (1, 0.4), (0, 1e-3), (1, 1e-3)):
+        length = LENGTHS[row : row + 1]
+        one = tokens[row : row + 1, : int(length)]
+        told = prune_table(
+            posterior().bind(NAMES), one, table[row : row + 1, : int(length)], lengths=length, epsilon=epsilon
+        ).rows
+        counted = Counted(monkeypatch)
+        ensemble(voices, epsilon).score(one)
+        monkeypatch.undo()
+        assert told[0] * length[0] <= counted.many + 1e-3
+        assert counted.many <= 2 * told[0] * length[0]
 
 
 def test_epsilon_nought_is_the_full_ensemble(voices, tokens):
@@ -111,8 +177,8 @@ def test_a_text_that_changes_hands_calls_back_who_left_and_is_exact_again(voices
     exact = ensemble(voices).routing(tokens, lengths=LENGTHS).dense()
     new = int(exact[1, -1].argmax())
     gone = pruned[1, :, new] == 0
-    assert exact[1, 63].argmax() == NAMES.index("law") != new
-    assert gone[48:64].all()
+    assert exact[1, 127].argmax() == NAMES.index("law") != new
+    assert gone[112:128].all()
     assert not gone[-1]
     assert pruned[1, -1].argmax() == new
     back = int(gone.nonzero().max()) + 1
@@ -147,5 +213,3 @@ def test_what_cannot_be_pruned_is_refused(voices):
     toys = SeparateVoices({name: bigram_lm(place, symbols=7) for place, name in enumerate(NAMES)})
     with pytest.raises(RoutingError, match="weights of their own"):
         Ensemble(toys, posterior().bind(NAMES), prune=1e-3)
-    with pytest.raises(RoutingError, match="run apart"):
-        ensemble(voices, 1e-3).ask([[1, 2]])

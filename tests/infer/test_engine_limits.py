@@ -112,7 +112,7 @@ def test_limits_make_requests_wait_in_their_order(base):
         (UnknownName, "Did you mean 'code'", lambda base: {"model": "cod"}),
         (RoutingError, "finite weights", lambda base: {"model": {"law": float("nan")}}),
         (RoutingError, "voices with weights of their own", lambda base: {"model": outside(base)}),
-        (RoutingError, "run apart from others", lambda base: {"model": three(base, prune=0.1)}),
+        (ResourceError, "costs 3 rows, the limit is 2", lambda base: {"model": three(base, prune=0.1)}),
         (RoutingError, "a head .* reads every text twice", lambda base: {"model": headed(base)}),
     ],
 )  # fmt: skip

@@ -207,6 +207,21 @@ def test_several_tokens_at_once_are_as_many_steps(base, tokens):
     torch.testing.assert_close(opened.logprobs, said(full, MIXED, 8), atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.parametrize("back", [0, 1, 4])
+def test_what_is_forgotten_was_never_read(base, tokens, back):
+    full, opened = full_rows(base, tokens, MIXED), RowDecoding(base, prompts_of(tokens), MIXED)
+    other = torch.stack([tokens[row, length : length + 5] for row, length in enumerate(LENGTHS)])
+    other[:, 5 - back :] = 1
+    opened.extend(other)
+    opened.rewind(back)
+    for step in range(5 - back, 8):
+        torch.testing.assert_close(opened.logprobs, said(full, MIXED, step), atol=TOLERANCE, rtol=0)
+        opened.step(next_tokens(tokens, step))
+    for too_many in (1, -1):
+        with pytest.raises(RoutingError, match="0 to 0 can be forgotten"):
+            opened.rewind(too_many)
+
+
 def test_texts_of_mixed_rows_leave(base, tokens):
     opened = RowDecoding(base, prompts_of(tokens), MIXED)
     full, stay = full_rows(base, tokens, MIXED), MIXED.rows_of(torch.tensor([2, 0]))
@@ -245,6 +260,20 @@ def test_rows_that_left_and_came_back_were_never_gone(base, tokens, away, leavin
     for step in range(1 + away, 8):
         torch.testing.assert_close(opened.logprobs, said(full, MIXED, step)[order], atol=TOLERANCE, rtol=0)
         opened.step(next_tokens(tokens, step, texts))
+
+
+def test_groups_leave_together_as_one_after_another(base, tokens):
+    full, opened = full_rows(base, tokens, MIXED), RowDecoding(base, prompts_of(tokens), MIXED)
+    groups = [torch.tensor([4, 0]), torch.tensor([2])]
+    others = opened.split_each(groups)
+    rest = torch.tensor([row for row in range(MIXED.count) if row not in (0, 2, 4)])
+    for part, rows in zip((*others, opened), (*groups, rest), strict=True):
+        texts = MIXED.text[rows].unique().tolist()
+        for step in range(4):
+            torch.testing.assert_close(part.logprobs, said(full, MIXED, step)[rows], atol=TOLERANCE, rtol=0)
+            part.step(next_tokens(tokens, step, texts))
+    with pytest.raises(RoutingError, match="some leave, some go on"):
+        opened.split_each([torch.arange(opened.rows.count)])
 
 
 def test_a_late_arrival_changes_no_other_row(base, tokens):

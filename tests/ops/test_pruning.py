@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collegium.ops.posterior import mix_log_probs, posterior
-from collegium.ops.pruning import BLOCK_TOKENS, LEAST_BLOCKS, BlockNats, leaving, pruning_cost
+from collegium.ops.pruning import BLOCK_TOKENS, LEAST_BLOCKS, BlockNats, leaving, prediction_deviations, pruning_cost
 
 seeds = st.integers(0, 2**31)
 
@@ -47,12 +47,14 @@ def test_the_last_one_stays_whatever_its_weight():
 @given(seed=seeds, blocks=st.integers(LEAST_BLOCKS, 12))
 def test_running_statistics_are_the_statistics(seed: int, blocks: int):
     nats = (30 + draws(seed, blocks)).tolist()
-    seen, kept = BlockNats(), []
-    for value in nats:
-        surprising = len(kept) >= LEAST_BLOCKS and value > statistics.mean(kept) + 3 * statistics.stdev(kept)
+    seen, kept, row = BlockNats(), [], 0
+    for value in [*nats[:-2], 1e3, 1e3, *nats[-2:]]:
+        many = prediction_deviations(max(len(kept), 2), exact=3.0)
+        surprising = len(kept) >= LEAST_BLOCKS and value > statistics.mean(kept) + many * statistics.stdev(kept)
         assert seen.surprised(value) == surprising
-        seen, kept = seen.read(value), kept if surprising else [*kept, value]
+        seen, kept, row = seen.read(value), kept if surprising else [*kept, value], row + 1 if surprising else 0
         assert seen.blocks == len(kept)
+        assert seen.calls == (row >= 2)
         if len(kept) >= LEAST_BLOCKS:
             assert seen.mean == pytest.approx(statistics.mean(kept))
             assert seen.deviation == pytest.approx(statistics.stdev(kept))
@@ -64,6 +66,25 @@ def test_too_few_blocks_surprise_nobody():
         assert not seen.surprised(1e9)
         seen = seen.read(1.0)
     assert seen.surprised(1.5)
+
+
+@pytest.mark.parametrize("blocks", [4, 6, 12, 40])
+def test_a_further_value_passes_the_estimate_as_rarely_as_what_is_known(blocks: int):
+    """By drawing: of normal numbers, so many pass mean + 2 sd known, and as many pass what few earlier ones tell."""
+    drawn = draws(blocks, 400_000, blocks + 1)
+    earlier, further = drawn[:, :-1], drawn[:, -1]
+    limit = earlier.mean(1) + prediction_deviations(blocks, exact=2.0) * earlier.std(1)
+    wanted = statistics.NormalDist().cdf(-2.0)
+    assert float((further > limit).double().mean()) == pytest.approx(wanted, rel=0.06)
+    plain = earlier.mean(1) + 2.0 * earlier.std(1)
+    assert float((further > plain).double().mean()) > 1.15 * wanted
+
+
+def test_one_hard_block_calls_nobody_and_two_do():
+    seen = BlockNats().read(10.0).read(11.0).read(12.0).read(11.0)
+    assert not seen.read(99.0).calls
+    assert seen.read(99.0).read(99.0).calls
+    assert not seen.read(99.0).read(11.0).read(99.0).calls
 
 
 @given(seed=seeds, experts=st.integers(1, 6))

@@ -286,6 +286,26 @@ def test_each_evaluates_every_voice_on_one_base(library, capsys, monkeypatch):
     assert "|whole_passage|" in shown.err
 
 
+@pytest.mark.parametrize("form", ["--use_cache PATH", "--use_cache=PATH", "-c PATH", "-cPATH", "--config FILE"])
+def test_each_voice_keeps_its_own_answers(library, capsys, tmp_path, form):
+    """lm_eval finds a kept answer by its question alone: one file for all voices would give all of them the first's."""
+    kept, file = tmp_path / "kept" / "answers", tmp_path / "run.yaml"
+    file.write_text(f"use_cache: {kept}\n")
+    asked = form.replace("PATH", str(kept)).replace("FILE", str(file)).split()
+    command = [*words(library, "--each"), "--tasks", "whole_passage", *asked, "--json"]
+    again = []
+    for _ in range(2):
+        code = main(command)
+        shown = capsys.readouterr()
+        assert code == 0, shown.err
+        again.append(json.loads(shown.out.splitlines()[-1]))
+    found = [again[0]["base"], again[0]["composed"], *again[0]["experts"].values()]
+    assert len({each["whole_passage"]["bits_per_byte"]["value"] for each in found}) == 4
+    assert again[0] == again[1]
+    voices = {path.name.removeprefix("answers-").partition("_rank")[0] for path in kept.parent.glob("*.db")}
+    assert voices == {"base", "law", "sea", COMPOSED}
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -9,6 +11,8 @@ import torch
 from collegium.core.errors import ConfigError, ResourceError
 from collegium.data import Corpus, Document, Domain
 from collegium.experts import FitConfig
+from collegium.experts.recipe import SETTINGS, AdapterKind
+from collegium.recipes import build, train
 from collegium.recipes.budget import Budget, parse_budget
 from collegium.recipes.building import plan as planning
 from collegium.recipes.building.parts import Parts
@@ -149,3 +153,33 @@ def test_weights_are_read_or_told():
     with pytest.raises(ConfigError, match="--experts"):
         parse_weights("a:0.7")
     assert math.isclose(sum((parse_weights("a=1") or {}).values()), 1)
+
+
+def settings(kind, **more):
+    """Ask whether a build of this kind of expert may begin; nothing is read for that."""
+    fit = FitConfig(kind=kind, steps=more.pop("steps", build.FULL_STEPS))
+    build.check_settings(build.BuildConfig(Path("texts"), Path("library"), fit=fit, **more))
+
+
+@pytest.mark.parametrize("kind", get_args(AdapterKind))
+def test_full_compares_experts_that_have_a_rank(kind):
+    settings(kind, budget="20k")
+    if "rank" in SETTINGS[kind]:
+        settings(kind, budget="full", steps=30)
+        return
+    with pytest.raises(ConfigError, match=f"of kind {kind} have no rank. Give --kind lora or bottleneck, or a time"):
+        settings(kind, budget="full")
+    with pytest.raises(ConfigError, match=r"--budget 15360 for as many tokens an expert\.$"):
+        settings(kind, steps=30)
+
+
+def test_settings_that_a_kind_does_not_heed_are_told_before_anything_is_read():
+    with pytest.raises(ConfigError, match="rank is for lora and bottleneck alone, got 4"):
+        build.check_settings(build.BuildConfig(Path("texts"), Path("library"), fit=FitConfig("ia3", rank=4)))
+
+
+@pytest.mark.parametrize("budget", ["", "full", "reduced"])
+@pytest.mark.parametrize("kind", ["lora", "ia3"])
+def test_train_keeps_its_steps_where_no_time_or_tokens_are_said(kind, budget):
+    config = train.TrainConfig(Path("texts"), Path("library"), budget=budget, fit=FitConfig(kind=kind, steps=7))
+    assert train.resolve_fit(config, pico_base(), threads=1).steps == 7

@@ -16,12 +16,13 @@ selections = st.builds(
     router=st.none() | names,
     compose=st.none() | st.sampled_from(COMPOSITIONS),
     top_k=st.none() | st.integers(1, 64),
+    prune=st.none() | st.floats(0, 0.5, exclude_max=True),
 )
 members = st.builds(Reference, library=places, member=names)
 
 
 def forgetful(text: str) -> Reference:
-    """A parser that loses top_k: the law below must reject it."""
+    """A parser that loses what comes behind compose: the law below must reject it."""
     found = parse_reference(text, library_at=lambda path: True)
     return Reference(found.base, found.library, found.member, found.experts, found.router, found.compose)
 
@@ -31,8 +32,9 @@ def test_what_is_written_is_read_back(reference):
     assert parse_reference(str(reference), library_at=lambda path: True) == reference
 
 
-def test_the_law_rejects_a_forgetful_parser():
-    reference = Reference(library="lib", top_k=2)
+@pytest.mark.parametrize("part", [{"top_k": 2}, {"prune": 1e-3}, {"prune": 0.0}])
+def test_the_law_rejects_a_forgetful_parser(part):
+    reference = Reference(library="lib", **part)
     assert forgetful(str(reference)) != reference
 
 
@@ -61,6 +63,14 @@ def test_names_and_hub_addresses_are_bases(text):
         ("lib?top_k=0", "at least 1"),
         ("lib?top_k=²", "at least 1"),
         ("lib?top_k=two", "at least 1"),
+        ("lib?prune=-1e-3", "from 0 to below 0.5, such as 1e-3; got '-1e-3'"),
+        ("lib?prune=1", "from 0 to below 0.5"),
+        ("lib?prune=0.5", "from 0 to below 0.5"),
+        ("lib?prune=nan", "from 0 to below 0.5"),
+        ("lib?prune=little", "got 'little'"),
+        ("lib?prune=", "has no value"),
+        ("lib?prune=0.1&prune=0.2", "given twice"),
+        ("lib?prun=0.1", "Did you mean 'prune'?"),
         ("lib?experts=a,,b", "separated by commas"),
         ("lib?experts=a,a", "each once"),
         ("lib?experts=base", "leave it out"),
@@ -79,5 +89,5 @@ def test_mistakes_are_answered(text, lesson):
 
 def test_all_problems_are_reported_at_once():
     with pytest.raises(ConfigError) as caught:
-        parse_reference("lib?rooter=x&compose=mixx&top_k=-1")
-    assert all(word in str(caught.value) for word in ("'rooter'", "'mixx'", "'-1'"))
+        parse_reference("lib?rooter=x&compose=mixx&top_k=-1&prune=2")
+    assert all(word in str(caught.value) for word in ("'rooter'", "'mixx'", "'-1'", "'2'", "&prune=1e-3 or LIB#NAME"))

@@ -8,26 +8,39 @@ from collegium.claims.clusters import TOY_CLUSTERS
 from collegium.claims.experiment import Experiment
 from collegium.claims.gate_laws import GATE_LAWS
 from collegium.claims.laws import LAWS
+from collegium.claims.private import private_experiment
+from collegium.claims.private_setup import PrivateSettings
 from collegium.claims.small import small_experiment
-from collegium.claims.small_setup import SmallSettings
+from collegium.claims.small_algebra import algebra_experiment
+from collegium.claims.small_algebra_setup import AlgebraSettings
+from collegium.claims.small_setup import SmallSettings, SmallTexts
 from collegium.claims.small_texts import DOMAINS, demo_texts
 from collegium.claims.toy import TOY_BIGRAMS
 from collegium.core.cache import cache_folder
 from collegium.models import Base, load_base
 
 SMALL = SmallSettings()
+ALGEBRA = AlgebraSettings()
 
 
 def _small_base() -> Base:
     return load_base(SMALL.base, dtype=SMALL.dtype)
 
 
+def _algebra_base() -> Base:
+    return load_base(ALGEBRA.base, dtype=ALGEBRA.dtype)
+
+
+def _small_texts() -> SmallTexts:
+    return demo_texts(cache_folder() / "claims-texts")
+
+
 EXPERIMENTS: Mapping[str, Experiment] = {
     "toy_bigrams": TOY_BIGRAMS,
     "toy_clusters": TOY_CLUSTERS,
     "pico_averages": PICO_AVERAGES,
-    "small": small_experiment(
-        SMALL, DOMAINS, base=_small_base, texts=lambda: demo_texts(cache_folder() / "claims-texts")
-    ),
+    "small": small_experiment(SMALL, DOMAINS, base=_small_base, texts=_small_texts),
+    "private": private_experiment(PrivateSettings(), DOMAINS, base=_small_base, texts=_small_texts),
+    "small_algebra": algebra_experiment(ALGEBRA, base=_algebra_base, texts=_small_texts),
     **{f"law_{name}": law for name, law in {**LAWS, **GATE_LAWS, **ARITHMETIC}.items()},
 }

@@ -30,7 +30,9 @@ What the models measured, means over seeds. Columns of domains and `perplexity` 
 `tokens` and `seconds` those of training, `experts evaluated` the rows that a text costs, 0 = the base's own weights
 alone. `dense` = one adapter on all domains at as many tokens as all experts, `dense-wide` = of K times the rank,
 `dense-token` = told the domain by a leading token (it has none for an unseen domain). `resident MB` counts weights: the
-base's and, in float32, those of the row's adapters; a merge holds the base's alone.
+base's and, in float32, those of the row's adapters; a merge holds the base's alone. In the experiment on arithmetic a
+row says in brackets on which domain it is measured; `word mass` is the words' mean probability, `word rate` their share
+of the words written, `weight` what was chosen on dev text.
 """
 
 

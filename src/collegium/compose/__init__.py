@@ -10,6 +10,7 @@ from collegium.compose.gated import GatedDecoding, GatedMix
 from collegium.compose.joined import JoinedVoices, SeparateVoices
 from collegium.compose.merge import TEXTLESS, textless_weights
 from collegium.compose.mix import Mix, MixDecoding
+from collegium.compose.pruned_table import PrunedTable, prune_table
 from collegium.compose.routed import only_router, route
 from collegium.compose.voices import SlotVoices, Voices
 from collegium.compose.weight_search import (
@@ -37,6 +38,7 @@ __all__ = [
     "Memory",
     "Mix",
     "MixDecoding",
+    "PrunedTable",
     "Remembered",
     "RowModel",
     "SeparateVoices",
@@ -58,6 +60,7 @@ __all__ = [
     "merge",
     "mix",
     "only_router",
+    "prune_table",
     "route",
     "search_weights",
     "text_similarity",

@@ -185,9 +185,7 @@ class Ensemble:
         """Return the rows that read the prompts; raises RoutingError for voices that are no rows of one base."""
         voices = self.voices
         if self._pruning is not None:
-            raise RoutingError(
-                "experts of a pruned ensemble leave by themselves, so its rows are run apart from others'."
-            )
+            return self._pruning.ask(prompts)
         if not isinstance(voices, SlotVoices):
             raise RoutingError(
                 f"only adapters on one base run as its rows; {type(voices).__name__} has voices with weights of "

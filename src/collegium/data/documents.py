@@ -145,7 +145,8 @@ def _too_few(domain: Domain, count: int) -> str:
     return (
         f"domain {domain.name!r} has {found}{left_out}; at least {MINIMUM_DOCUMENTS} are needed, one each to train, "
         "to choose and to test. A text file that is a whole domain is cut at blank lines into documents of at least "
-        "2,000 characters: give it blank lines or more text, or make it a folder with one document per file."
+        "2,000 characters: give it blank lines or more text, or make it a folder with one document per file. If the "
+        "files beside it are documents of one domain, put their folder into another and give that one."
     )
 
 

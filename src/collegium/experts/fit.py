@@ -23,6 +23,7 @@ from collegium.experts.fresh import fresh_adapter, with_tensors
 from collegium.experts.objective import Objective, Texts, text_objective, windows_hash
 from collegium.experts.payloads import Expert, adapter_payload
 from collegium.experts.recipe import FitConfig, loop_config, memory_flags, recipe_of, resolve, using_threads
+from collegium.experts.trunk_cache import trunk_cached
 from collegium.models import Base, RowPlan, memory_errors
 from collegium.train import Checkpoints, Fit, History, Logger, fit
 
@@ -190,7 +191,8 @@ def _fit(
         try:
             card = new_card(base, config.kind, list(texts.values()), name=name, recipe=recipe, origin=origin)
             checkpoints = checkpoints_in(checkpoint, card, objective, config=config, label=label)
-            done = run_fit(objective, weights, config=config, checkpoints=checkpoints, logger=logger)
+            with trunk_cached(objective, adapter, config=config, folder=checkpoint) as cached:
+                done = run_fit(cached, weights, config=config, checkpoints=checkpoints, logger=logger)
         finally:
             base.detach(BEING_FITTED)
     fitted = with_tensors(adapter, lambda tensor: tensor.detach().to("cpu", copy=True))

@@ -13,6 +13,7 @@ from collegium.core.errors import DataError
 from collegium.core.randomness import derive_seed
 from collegium.data import Document, Domain, Windows, cut, join_windows, pack
 from collegium.experts.recipe import FitConfig
+from collegium.experts.trunk_states import TrunkStates
 from collegium.models import Base, RowPlan
 from collegium.train import Epochs, Loss
 
@@ -37,6 +38,7 @@ class Objective:
 
     model: the base (with the expert attached) or the whole model that is trained, and the plan by which it is run.
     dtype: what products are computed in; the parameters keep theirs.
+    train_states, dev_states: what enters the plan's first changed block, kept; None = computed at each reading.
     """
 
     model: Base
@@ -46,23 +48,31 @@ class Objective:
     epochs: Epochs
     accumulation: int
     dtype: torch.dtype
+    train_states: TrunkStates | None = None
+    dev_states: TrunkStates | None = None
 
     def loss(self, step: int, part: int) -> Loss:
         """Return the summed nats of one batch, and how many tokens they are of."""
-        return self._nats(self.train, self.epochs.rows(step * self.accumulation + part))
+        return self._nats(self.train, self.epochs.rows(step * self.accumulation + part), self.train_states)
 
     def held_out(self) -> float:
         """Return the mean nats of a held-out token that counts."""
         total, count = 0.0, 0
-        for rows in torch.arange(len(self.dev)).split(self.epochs.batch):
-            each = self._nats(self.dev, rows)
+        for number in range(-(-len(self.dev) // self.epochs.batch)):
+            each = self._nats(self.dev, self.dev_rows(number), self.dev_states)
             total, count = total + each.total.item(), count + each.count
         return total / count
 
-    def _nats(self, windows: Windows, rows: Int[Tensor, " row"]) -> Loss:
+    def dev_rows(self, number: int) -> Int[Tensor, " row"]:
+        """Return the held-out windows that are read together as batch `number`."""
+        first = number * self.epochs.batch
+        return torch.arange(first, min(first + self.epochs.batch, len(self.dev)))
+
+    def _nats(self, windows: Windows, rows: Int[Tensor, " row"], states: TrunkStates | None) -> Loss:
         batch = windows.take(rows)
         width = int(batch.lengths.max())
-        with computing_in(self.dtype, self.model):
+        trunk = contextlib.nullcontext() if states is None else states.given(rows, width)
+        with computing_in(self.dtype, self.model), trunk:
             nats = self.model.token_nats(
                 batch.tokens[:, :width],
                 lengths=batch.lengths,

@@ -30,16 +30,16 @@ LEARNING_RATES: Mapping[Kind, float] = {
 1e-3 over many epochs; ours are for tens of steps."""
 
 SETTINGS: Mapping[Kind, tuple[str, ...]] = {
-    "lora": ("rank", "alpha", "targets", "layers"),
-    "ia3": ("targets", "layers"),
-    "bottleneck": ("rank", "alpha", "layers"),
-    "ffn": ("layers",),
-    "prefix": ("prefix_tokens", "layers"),
+    "lora": ("rank", "alpha", "targets", "layers", "trunk_cache_mb"),
+    "ia3": ("targets", "layers", "trunk_cache_mb"),
+    "bottleneck": ("rank", "alpha", "layers", "trunk_cache_mb"),
+    "ffn": ("layers", "trunk_cache_mb"),
+    "prefix": ("prefix_tokens", "layers", "trunk_cache_mb"),
     "whole": (),
 }
 """Kind -> the settings that not every kind heeds, but this one does."""
 
-_SOME = ("rank", "alpha", "targets", "layers", "prefix_tokens")
+_SOME = ("rank", "alpha", "targets", "layers", "prefix_tokens", "trunk_cache_mb")
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,11 @@ class FitConfig:
     """Names of layers as paths end (`q_proj`), or a pattern (lora, ia3); None = every linear layer in a block (lora),
     keys, values and the feed-forward block's last (ia3)."""
     layers: str | tuple[int, ...] = "all"
-    """`all`, `top:K`, or block numbers; the blocks below the first one changed are run without gradients."""
+    """`all`, `top:K`, or block numbers; the blocks below the first one changed are run without gradients, and for
+    windows that are read again only once."""
+    trunk_cache_mb: int = 1024
+    """Megabytes of disk that the hidden states below the first changed block may take while an expert is trained, each
+    window's from its first reading on; beyond it they are computed at each reading, as with 0."""
     steps: int = 60
     """Updates of the weights."""
     batch: int = 4
@@ -97,6 +101,7 @@ class FitConfig:
             ("rank", self.rank, self.rank >= 1, "is at least 1"),
             ("prefix_tokens", self.prefix_tokens, self.prefix_tokens >= 1, "is at least 1"),
             ("alpha", self.alpha, self.alpha is None or 0 < self.alpha < math.inf, "is positive and finite"),
+            ("trunk_cache_mb", self.trunk_cache_mb, self.trunk_cache_mb >= 0, "is not negative"),
             ("steps", self.steps, self.steps >= 1, "is at least 1"),
             ("batch", self.batch, self.batch >= 1, "is at least 1"),
             ("window", self.window, self.window >= 2, "is at least 2"),
@@ -170,7 +175,8 @@ def loop_config(config: FitConfig) -> LoopConfig:
 def recipe_of(config: FitConfig, kind: Kind, base: Base) -> dict[str, Any]:
     """Return what the card says of the making: resolved settings, those of the loop, dtype and device; plain JSON."""
     settings = dataclasses.asdict(config)
-    for name in ("kind", *(name for name in _SOME if name not in SETTINGS[kind])):
+    nothing_below = ("trunk_cache_mb",) if config.layers == "all" else ()
+    for name in {"kind", *(name for name in _SOME if name not in SETTINGS[kind]), *nothing_below}:
         del settings[name]
     loop = {name: value for name, value in dataclasses.asdict(loop_config(config)).items() if name not in settings}
     place = {"dtype": str(base.dtype).removeprefix("torch."), "device": base.device.type}

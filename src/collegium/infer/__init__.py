@@ -15,6 +15,7 @@ from collegium.infer.tables import (
     held_out,
     nats_per_token,
     perplexities,
+    pruned_scores,
     score_text,
     window_nats,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "nats_per_token",
     "perplexities",
     "perplexity",
+    "pruned_scores",
     "rolling",
     "routing_quality",
     "sampling_of",

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from collegium.compose import Choice, Voices, combine, route
+from collegium.compose import Choice, PrunedTable, Voices, combine, prune_table, route
 from collegium.core.errors import DataError
 from collegium.core.protocols import LanguageModel, PrefixRouter, Tokenizer
 from collegium.core.routing import Routing
@@ -124,6 +124,26 @@ def score_text(
         found = model.score(text.tokens[rows, :longest], lengths=text.lengths[rows], context=text.context[rows])
         scores[rows, :longest] = found.float().cpu()
     return scores
+
+
+def pruned_scores(
+    table: TokenTable, router: PrefixRouter, *, tokenizer: Tokenizer | None, top_k: int | None = None, prune: float
+) -> PrunedTable:
+    """Return a pruned ensemble's log-probabilities from the table, its routing, and how many experts read each window.
+
+    prune: the posterior under which experts leave.
+    """
+    text = table.text
+    return prune_table(
+        router,
+        text.tokens,
+        table.columns(router.experts),
+        lengths=text.lengths,
+        context=text.context,
+        epsilon=prune,
+        top_k=top_k,
+        tokenizer=tokenizer,
+    )
 
 
 def ensemble_scores(

@@ -84,6 +84,10 @@ class RowLayer(CacheLayerMixin):
         self._keys[:, :, :seq], self._values[:, :, :seq] = keys, values
         self.start, self.end = 0, seq
 
+    def rewind(self, columns: int) -> None:
+        """Forget the last so many columns; they are written over."""
+        self.end -= columns
+
     def get_seq_length(self) -> int:
         """Return how many columns are in use."""
         return self.seq

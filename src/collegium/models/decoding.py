@@ -140,6 +140,28 @@ class RowDecoding:
             rest = target_log_probs(self._base.output, self.states[:, :-1].flatten(0, 1), said[:, 1:].flatten())
         return torch.cat([first, rest.view(len(said), -1)], dim=1)
 
+    def rewind(self, tokens: int) -> None:
+        """Forget the last so many tokens of every text, fewer than were read in one forward just before.
+
+        Raises RoutingError for more: what came before them was read too long ago to go on from.
+        """
+        read = min(self.states.shape[1], int(self.lengths.min()))
+        if not 0 <= tokens < read:
+            raise RoutingError(
+                f"{read} tokens were read in one forward, 0 to {read - 1} can be forgotten; got {tokens}."
+            )
+        if not tokens:
+            return
+        for layer in self._cache.layers:
+            layer.rewind(tokens)
+        self._seq, self.lengths, self._logprobs = self._seq - tokens, self.lengths - tokens, None
+        self.states = self.states[:, :-tokens]
+        if self.trace is not None:
+            self.trace = {
+                path: (said[:, :-tokens], None if index is None else index[:, :-tokens])
+                for path, (said, index) in self.trace.items()
+            }
+
     def keep(self, texts: Int[Tensor, " kept"]) -> None:
         """Go on with these texts alone, in this order."""
         texts = texts.cpu()
@@ -153,17 +175,21 @@ class RowDecoding:
 
         A text that no row reads any more leaves too. Raises RoutingError when no row would go on.
         """
-        rows = rows.cpu()
-        stay = torch.ones(self.rows.count, dtype=torch.bool)
-        stay[rows] = False
+        return self.split_each([rows])[0]
+
+    def split_each(self, groups: Sequence[Int[Tensor, " _"]]) -> "list[RowDecoding]":
+        """Return each group of rows as a decoding of its own, as `split` does; those who go on move once for all."""
+        groups = [rows.cpu() for rows in groups]
+        stay, leaving = torch.ones(self.rows.count, dtype=torch.bool), torch.cat(list(groups))
+        stay[leaving] = False
         rest = stay.nonzero().flatten()
-        if not len(rest) or not len(rows):
-            raise RoutingError(f"of {self.rows.count} rows {len(rows)} would leave; some leave, some go on.")
-        other = copy.copy(self)
-        for part, chosen, fresh in ((other, rows, True), (self, rest, False)):
+        if not len(rest) or not all(map(len, groups)):
+            raise RoutingError(f"of {self.rows.count} rows {len(leaving)} would leave; some leave, some go on.")
+        others = [copy.copy(self) for _ in groups]
+        for part, chosen in zip((*others, self), (*groups, rest), strict=True):
             texts = part.rows.text[chosen].unique()
-            part._select(texts, chosen, part.rows.take(chosen), fresh=fresh)
-        return other
+            part._select(texts, chosen, part.rows.take(chosen), fresh=part is not self)
+        return others
 
     def join(self, other: "RowDecoding", texts: Int[Tensor, " other_text"] | None = None) -> None:
         """Take another decoding's rows in, behind these; the other is spent.
@@ -194,6 +220,11 @@ class RowDecoding:
         read, theirs = self._prompts, other._prompts
         self._prompts = None if read is None or theirs is None else read.join(theirs, self._base)
         self.rows, self._settled = rows, None
+
+    def sort_rows(self) -> None:
+        """Let the rows of each text stand together, in the texts' order."""
+        order = self.rows.text.argsort(stable=True)
+        self._select(torch.arange(self.texts), order, self.rows.take(order))
 
     @property
     def _apart(self) -> bool:

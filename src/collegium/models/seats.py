@@ -1,7 +1,8 @@
 """One text among those that a decoding continues, as if it were alone there."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
@@ -29,11 +30,18 @@ class Seat:
         self.changed = False
         self.pending: int | None = None
         self._shared: RowDecoding | None = None
-        self._where = torch.empty(0, dtype=torch.long)
+        self._where, self._text = torch.empty(0, dtype=torch.long), 0
+        self._moved: Callable[[], None] = _nobody_moves
 
-    def place(self, shared: RowDecoding, where: Int[Tensor, " row"]) -> None:
-        """Take these rows of a decoding."""
-        self._shared, self._where = shared, where
+    def place(
+        self, shared: RowDecoding, where: Int[Tensor, " row"], *, text: int = 0, moved: Callable[[], None] | None = None
+    ) -> None:
+        """Take these rows of a decoding, which read this text of it.
+
+        moved: is called when rows have come or gone, and places everybody anew.
+        """
+        self._shared, self._where, self._text = shared, where, text
+        self._moved = moved or _nobody_moves
 
     @property
     def shared(self) -> RowDecoding:
@@ -72,8 +80,29 @@ class Seat:
         if plan is not None:
             self.rows, self.changed = plan.rows(1), True
 
+    def split_each(self, groups: Sequence[Int[Tensor, " _"]]) -> list[RowDecoding]:
+        """Return groups of its rows, each as a decoding of its own; see `RowDecoding.split_each`."""
+        others = self.shared.split_each([self._where[rows] for rows in groups])
+        stay = torch.ones(self.rows.count, dtype=torch.bool)
+        stay[torch.cat(list(groups))] = False
+        self.rows = self.rows.take(stay.nonzero().flatten())
+        self._moved()
+        return others
+
+    def join(self, other: RowDecoding, texts: Int[Tensor, " other_text"] | None = None) -> None:
+        """Take rows in that have read all of this text, behind its own; see `RowDecoding.join`."""
+        self.shared.join(other, torch.tensor([self._text]))
+        self.shared.sort_rows()
+        both = self.rows.joined(other.rows)
+        self.rows = replace(both, texts=1, text=torch.zeros(both.count, dtype=torch.long))
+        self._moved()
+
     def keep(self, texts: Int[Tensor, " kept"]) -> None:
         """Stay; a text that leaves is taken out by whoever shares the decoding out."""
+
+
+def _nobody_moves() -> None:
+    raise RoutingError("rows come and go where their decoding is shared out; this text has not been given a place.")
 
 
 RowReader = RowDecoding | Seat

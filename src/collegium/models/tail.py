@@ -12,6 +12,9 @@ from collegium.core.errors import BaseModelError
 
 _CHUNK_NUMBERS = 2**23
 """Logits held at once; 32 MB in float32."""
+_WALK_POSITIONS = 1024
+_WALK_NUMBERS = 2**21
+"""Logits held at once where the vocabulary is walked through; 8 MB in float32."""
 _PROBE = (1, 2, 3, 0)
 _PROBE_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
 
@@ -122,15 +125,10 @@ class _FrozenTail(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, targets: Tensor, tail: Tail) -> Tensor:  # noqa: ANN401 - torch's context
-        nats = torch.empty(hidden.shape[0], device=hidden.device)
-        slopes = torch.empty_like(hidden)
-        for start in range(0, hidden.shape[0], tail.chunk):
-            rows = slice(start, start + tail.chunk)
-            with torch.enable_grad():
-                part = hidden[rows].detach().requires_grad_()
-                values = -_chunk_log_probs(tail, part, targets[rows])
-            (slopes[rows],) = torch.autograd.grad(values, part, torch.ones_like(values))
-            nats[rows] = values.detach()
+        if _is_plain(tail, hidden):
+            nats, slopes = plain_nats(hidden, targets, tail.layer.weight, factor=tail.factor)
+        else:
+            nats, slopes = _chunked_nats(hidden, targets, tail)
         ctx.save_for_backward(slopes)
         return nats
 
@@ -139,3 +137,66 @@ class _FrozenTail(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # noqa: ANN401  # pyright: ignore[reportIncompatibleMethodOverride]
         (slopes,) = ctx.saved_tensors
         return slopes * grad_outputs[0][:, None].to(slopes.dtype), None, None
+
+
+def _is_plain(tail: Tail, hidden: Tensor) -> bool:
+    """Return whether the tail is a matrix and a factor in float32, and nothing else."""
+    layer = tail.layer
+    return (
+        type(layer) is nn.Linear
+        and layer.bias is None
+        and tail.cap is None
+        and layer.weight.dtype == hidden.dtype == torch.float32
+        and not torch.is_autocast_enabled(hidden.device.type)
+    )
+
+
+def _chunked_nats(hidden: Tensor, targets: Tensor, tail: Tail) -> tuple[Tensor, Tensor]:
+    """Return -log p(target) and its slope by the hidden state, some positions at a time."""
+    nats = torch.empty(hidden.shape[0], device=hidden.device)
+    slopes = torch.empty_like(hidden)
+    for start in range(0, hidden.shape[0], tail.chunk):
+        rows = slice(start, start + tail.chunk)
+        with torch.enable_grad():
+            part = hidden[rows].detach().requires_grad_()
+            values = -_chunk_log_probs(tail, part, targets[rows])
+        (slopes[rows],) = torch.autograd.grad(values, part, torch.ones_like(values))
+        nats[rows] = values.detach()
+    return nats, slopes
+
+
+def plain_nats(
+    hidden: Float[Tensor, "position hidden"],
+    targets: Int[Tensor, " position"],
+    weight: Float[Tensor, "vocab hidden"],
+    *,
+    factor: float = 1.0,
+) -> tuple[Float[Tensor, " position"], Float[Tensor, "position hidden"]]:
+    """Return -log p(target) and its slope by the hidden state, in one walk over pieces of the vocabulary.
+
+    With l = factor * W h, the running maximum m and the sums s = sum_v exp(l_v - m) and g = sum_v exp(l_v - m) W_v,
+    both rescaled whenever m grows: nats = m + log s - l_target, slope = factor * (g / s - W_target). What a piece says
+    stays in the processor's cache, and the exponential of a logit is taken once.
+
+    >>> weight = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    >>> [each.tolist() for each in plain_nats(torch.zeros(1, 2), torch.tensor([0]), weight)]
+    [[0.6931471824645996], [[-0.5, 0.5]]]
+    """
+    nats, slopes = [], []
+    for part, goal in zip(hidden.split(_WALK_POSITIONS), targets.split(_WALK_POSITIONS), strict=True):
+        top = part.new_full((len(part), 1), float("-inf"))
+        total, lean = torch.zeros_like(top), torch.zeros_like(part)
+        for piece in weight.split(max(1, _WALK_NUMBERS // max(1, len(part)))):
+            logits = part @ piece.T
+            if factor != 1.0:
+                logits *= factor
+            new = torch.maximum(top, logits.amax(1, keepdim=True))
+            shrunk = (top - new).exp_()
+            logits.sub_(new).exp_()
+            total.mul_(shrunk).add_(logits.sum(1, keepdim=True))
+            lean.mul_(shrunk).addmm_(logits, piece)
+            top = new
+        said = weight[goal]
+        nats.append((top + total.log())[:, 0] - factor * (part * said).sum(-1))
+        slopes.append(factor * (lean / total - said))
+    return torch.cat(nats), torch.cat(slopes)

@@ -4,7 +4,7 @@ import shlex
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from tyro.conf import OmitArgPrefixes, Positional
@@ -14,7 +14,8 @@ from collegium.core.errors import ConfigError
 from collegium.core.files import write_text
 from collegium.core.routing import BASE
 from collegium.data import Corpus, Domain, read_domains
-from collegium.experts import FitConfig
+from collegium.experts import FitConfig, resolve
+from collegium.experts.recipe import SETTINGS, AdapterKind
 from collegium.infer import HeldOut, TokenTable, evaluate_scores, fill_table
 from collegium.library import Library
 from collegium.models import Base, choose_device
@@ -137,14 +138,26 @@ def run(config: BuildConfig, *, watch: Watch, command: str = "build") -> RunCard
 
 
 def check_settings(config: BuildConfig) -> None:
-    """Raise ConfigError for what is wrong before anything is read: device, budget, steps that the budget decides."""
+    """Raise ConfigError for what is wrong before anything is read: device, settings of experts, budget.
+
+    A budget other than `full` decides the steps; `full` compares with dense adapters of other ranks.
+    """
     choose_device(config.common.device)
+    resolve(config.fit)
     parse_budget(config.budget)
+    ranked = "rank" in SETTINGS[config.fit.kind]
+    if config.budget == "full" and not ranked:
+        kinds = " or ".join(kind for kind in get_args(AdapterKind) if "rank" in SETTINGS[kind])
+        raise ConfigError(
+            f"--budget full compares K experts with one dense adapter of their rank and one of K times it, and experts "
+            f"of kind {config.fit.kind} have no rank. Give --kind {kinds}, or a time (30m) or tokens an expert (200k) "
+            "as the budget."
+        )
     if config.budget != "full" and config.fit.steps != FULL_STEPS:
+        other = f", or --budget full --steps {config.fit.steps} with all comparisons" if ranked else ""
         raise ConfigError(
             f"--steps {config.fit.steps} and --budget {config.budget} both say how long to train. Give --budget "
-            f"{config.fit.steps * config.fit.tokens_per_step} for as many tokens an expert, or --budget full --steps "
-            f"{config.fit.steps} with all comparisons."
+            f"{config.fit.steps * config.fit.tokens_per_step} for as many tokens an expert{other}."
         )
 
 

@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from collegium.compose import Cast, Mix, live_rows, only_router, textless_weights
+from collegium.compose import Cast, Mix, PrunedTable, live_rows, only_router, textless_weights
 from collegium.core.errors import RoutingError
 from collegium.core.protocols import LanguageModel, RouterRecipe
 from collegium.core.routing import BASE, Routing
-from collegium.infer import HeldOut, TokenTable, best_experts, ensemble_scores, perplexities, score_text
+from collegium.infer import HeldOut, TokenTable, best_experts, ensemble_scores, perplexities, pruned_scores, score_text
 from collegium.library import Library
 from collegium.recipes.watch import Watch
 from collegium.routers import (
@@ -73,7 +73,8 @@ class Way:
 class Column:
     """A composition's scores on the held-out tokens.
 
-    rows: forward rows a text costs. ms_per_token: milliseconds a scored token, measured. resident_bytes: weights held.
+    rows: forward rows a text costs, on average where they leave. ms_per_token: milliseconds a scored token, measured.
+    resident_bytes: weights held.
     """
 
     way: Way | None
@@ -132,11 +133,18 @@ def build_way(way: Way, cast: Cast, library: Library) -> LanguageModel:
 
 
 def column(way: Way, cast: Cast, library: Library, table: TokenTable, *, watch: Watch) -> Column:
-    """Return a composition's column: an ensemble from the table, mix and merge by running them."""
-    if way.compose == "ensemble" and not way.prune:
+    """Return a composition's column: an ensemble from the table, mix and merge by running them.
+
+    Raises RoutingError for a composition that does not exist.
+    """
+    if way.compose == "ensemble":
         router = only_router(way.recipe, what="an ensemble").bind(
             cast.names, shelf=library, tokenizer=cast.base.tokenizer
         )
+        if way.prune:
+            build_way(way, cast, library)  # refuses what cannot be pruned
+            found = pruned_scores(table, router, tokenizer=cast.base.tokenizer, top_k=way.top_k, prune=way.prune)
+            return Column(way, way.label, found.scores, found.routing, _mean_rows(found, table.text))
         scores, routing = ensemble_scores(table, router, tokenizer=cast.base.tokenizer, top_k=way.top_k)
         many = (
             len(router.experts) if router.needs_likelihoods else live_rows(routing, len(table.text.domains)).choice.rows
@@ -149,6 +157,11 @@ def column(way: Way, cast: Cast, library: Library, table: TokenTable, *, watch: 
     if isinstance(model, Mix) and not model.router.needs_likelihoods:
         routing = model.routing(table.text.tokens, lengths=table.text.lengths, context=table.text.context)
     return Column(way, way.label, scores, routing, 1.0)
+
+
+def _mean_rows(found: PrunedTable, text: HeldOut) -> float:
+    """Return by how many experts a token was read, on average."""
+    return float((found.rows * text.lengths).sum() / text.lengths.sum())
 
 
 def oracle_column(table: TokenTable) -> Column:
@@ -191,6 +204,8 @@ def cost_key(way: Way | None, rows: float) -> tuple[str, float, str]:
         return ("base", 1.0, "")
     if isinstance(way.recipe, GateRecipe):
         return (way.compose, rows, way.recipe.name)
+    if way.prune:
+        return (way.compose, rows, f"prune {way.prune:g}")
     reads = "context" if way.compose == "mix" and way.recipe.name in {"posterior", "default"} else ""
     return (way.compose, rows, reads)
 

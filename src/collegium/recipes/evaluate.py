@@ -18,6 +18,7 @@ from collegium.infer import (
     ensemble_scores,
     evaluate_scores,
     fill_table,
+    pruned_scores,
     score_text,
 )
 from collegium.infer.answers import AnswerConfig, check_metric, judge_answers
@@ -103,6 +104,9 @@ def composed_scores(
         return table.column(BASE), None
     if opened.way is None:
         return table.column(opened.experts[0]), None
+    if isinstance(model, Ensemble) and model.prune:
+        found = pruned_scores(table, model.router, tokenizer=model.tokenizer, top_k=model.top_k, prune=model.prune)
+        return found.scores, found.routing
     if isinstance(model, Ensemble):
         return ensemble_scores(table, model.router, tokenizer=model.tokenizer, top_k=model.top_k)
     update = watch.begin(opened.way.label, int(table.text.lengths.sum()))

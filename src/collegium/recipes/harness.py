@@ -1,5 +1,6 @@
 """`lm-eval`: lm-evaluation-harness with our model class, and its tasks for every expert on one loaded base."""
 
+import argparse
 import contextlib
 import importlib.util
 import json
@@ -78,7 +79,7 @@ def _walk(config: LmEvalConfig, watch: Watch) -> dict[str, Any]:
             walk.voice = voice
             watch.say(f"lm_eval: {voice}")
             with contextlib.redirect_stdout(sys.stderr):  # our one table holds what its many would show
-                found = call_lm_eval(config.arguments)
+                found = call_lm_eval([*config.arguments, *own_answers(config.arguments, voice)])
             if walk.model is None or found is None:
                 raise ConfigError("--each walks through the experts of a model of ours: give --model collegium.")
             if walk.model.opened.way is None:
@@ -139,26 +140,41 @@ def output_path(arguments: Sequence[str]) -> str | None:
     >>> output_path(["--model", "collegium", "--output_path=out"])
     'out'
     """
-    return _option(arguments, ("--output_path", "-o")) or _configured(_option(arguments, ("--config", "-C")))
+    return _option(arguments, "--output_path", "-o") or _configured(arguments, "output_path")
 
 
-def _option(arguments: Sequence[str], names: Sequence[str]) -> str | None:
-    for place, word in enumerate(arguments):
-        name, mark, value = word.partition("=")
-        if name in names:
-            return value if mark else next(iter(arguments[place + 1 :]), None)
+def own_answers(arguments: Sequence[str], voice: str) -> list[str]:
+    """Return what gives a voice a file of answers of its own where lm_eval is told to keep some.
+
+    lm_eval finds answers again by the question alone: in a file shared by all voices each would be given the first
+    one's.
+
+    >>> own_answers(["--use_cache", "kept/answers"], "law")
+    ['--use_cache', 'kept/answers-law']
+    """
+    path = _option(arguments, "--use_cache", "-c") or _configured(arguments, "use_cache")
+    return [] if path is None else ["--use_cache", f"{path}-{voice}"]
+
+
+def _option(arguments: Sequence[str], *names: str) -> str | None:
+    """Return an option's value, in any of the forms that argparse reads; what is wrong is for lm_eval to say."""
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    parser.add_argument(*names, dest="value")
+    with contextlib.suppress(argparse.ArgumentError):
+        return parser.parse_known_args(list(arguments))[0].value
     return None
 
 
-def _configured(file: str | None) -> str | None:
-    """Return the output path in lm_eval's YAML file; what is wrong with the file is for lm_eval to say."""
+def _configured(arguments: Sequence[str], key: str) -> str | None:
+    """Return what lm_eval's YAML file says; what is wrong with the file is for lm_eval to say."""
     import yaml
 
+    file = _option(arguments, "--config", "-C")
     if file is None or not Path(file).is_file():
         return None
     with contextlib.suppress(yaml.YAMLError):
         found = yaml.safe_load(Path(file).read_text())
-        return found.get("output_path") if isinstance(found, dict) else None
+        return found.get(key) if isinstance(found, dict) else None
     return None
 
 

@@ -1,8 +1,7 @@
 """The one way to name a model: REF.
 
-REF = BASE | PATH | hf:owner/name@revision | LIB[?experts=a,b&router=posterior&compose=ensemble&top_k=2] | LIB#NAME
-
-An ensemble may also say `prune=1e-3`: under which posterior its experts leave.
+REF = BASE | PATH | hf:owner/name@revision | LIB#NAME
+    | LIB[?experts=a,b&router=posterior&compose=ensemble&top_k=2&prune=1e-3]
 
 A name such as `smollm2-135m` always means the same file; a folder of that name is written `./smollm2-135m`.
 """
@@ -20,7 +19,7 @@ COMPOSITIONS = ("ensemble", "mix", "merge")
 """What `compose=` may say."""
 KEYS = ("experts", "router", "compose", "top_k", "prune")
 """What may follow a library's question mark."""
-GRAMMAR = "LIB?experts=a,b&router=posterior&compose=ensemble&top_k=2 or LIB#NAME"
+GRAMMAR = "LIB?experts=a,b&router=posterior&compose=ensemble&top_k=2&prune=1e-3 or LIB#NAME"
 _MANIFEST = "collegium.json"
 
 
@@ -58,7 +57,7 @@ class Reference:
             "top_k": self.top_k,
             "prune": self.prune,
         }
-        query = "&".join(f"{key}={value}" for key, value in parts.items() if value)
+        query = "&".join(f"{key}={value}" for key, value in parts.items() if value not in (None, ""))
         ending = f"#{self.member}" if self.member else f"?{query}" if query else ""
         return f"{self.library}{ending}"
 

@@ -44,7 +44,7 @@ class TrainConfig:
     domains: tuple[str, ...] = ()
     """Only these domains."""
     budget: str = ""
-    """Time or tokens for each expert in place of --steps: 5m, 200k."""
+    """Time or tokens for each expert in place of --steps: 5m, 200k; `full` and `reduced` leave --steps as it is."""
     workers: int = 1
     """Experts trained at the same time; they divide the threads."""
     whole: bool = False

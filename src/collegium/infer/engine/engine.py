@@ -162,24 +162,25 @@ class Engine:
     def _has_room(self, request: Request) -> bool:
         """Return whether rows and caches suffice with this request too, however long texts become."""
         everybody = [*self._placed, request]
-        rows, tokens = sum(each.rows for each in everybody), 0
+        rows, tokens = sum(each.most_rows for each in everybody), 0
         for lane in {each.lane for each in everybody}:
             there = [each for each in everybody if each.lane == lane]
-            tokens += sum(each.rows for each in there) * max(each.longest_tokens for each in there)
+            tokens += sum(each.most_rows for each in there) * max(each.longest_tokens for each in there)
         return rows <= self.limits.rows and tokens <= self.limits.cache_tokens
 
     def _check_room(self, request: Request) -> None:
         """Raise ResourceError when a request would not even fit alone."""
-        if request.rows > self.limits.rows:
+        if request.most_rows > self.limits.rows:
             raise ResourceError(
-                f"this request costs {request.rows} rows, the limit is {self.limits.rows}; ask fewer experts (top_k), "
-                "or raise the limit `rows`."
+                f"this request costs {request.most_rows} rows, the limit is {self.limits.rows}; ask fewer experts "
+                "(top_k), or raise the limit `rows`."
             )
-        needed = request.rows * request.longest_tokens
+        needed = request.most_rows * request.longest_tokens
         if needed > self.limits.cache_tokens:
             raise ResourceError(
-                f"cache exhausted: {request.rows} rows of up to {request.longest_tokens} tokens need {needed} places, "
-                f"the limit is {self.limits.cache_tokens}; ask for fewer new tokens, or raise the limit `cache_tokens`."
+                f"cache exhausted: {request.most_rows} rows of up to {request.longest_tokens} tokens need {needed} "
+                f"places, the limit is {self.limits.cache_tokens}; ask for fewer new tokens, or raise the limit "
+                "`cache_tokens`."
             )
 
     def _ask(self, model: Experts, ids: Sequence[int]) -> Asked:

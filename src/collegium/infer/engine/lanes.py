@@ -1,5 +1,6 @@
 """A lane: requests of one base, run together. Texts being continued, and prompts being read."""
 
+import functools
 import itertools
 from collections.abc import Collection, Sequence
 
@@ -136,9 +137,10 @@ class Lane:
 
     def _seat(self, decoding: RowDecoding, requests: Sequence[Request]) -> None:
         """Show every request where its rows are now; they stand behind each other, in the requests' order."""
-        begin = 0
-        for request in requests:
-            request.seat.place(decoding, torch.arange(begin, begin + request.rows))
+        begin, moved = 0, functools.partial(self._seat, decoding, requests)
+        for text, request in enumerate(requests):
+            where = torch.arange(begin, begin + request.rows)
+            request.seat.place(decoding, where, text=text, moved=moved)
             begin += request.rows
         self._others = True
 

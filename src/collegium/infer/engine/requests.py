@@ -34,8 +34,13 @@ class Request:
 
     @property
     def rows(self) -> int:
-        """How many rows it costs."""
+        """How many rows it has now."""
         return self.seat.rows.count
+
+    @property
+    def most_rows(self) -> int:
+        """How many rows it may have: those that have left may come back."""
+        return len(self.asked.plan.groups)
 
     @property
     def longest_tokens(self) -> int:

@@ -134,11 +134,10 @@ def _share(places: dict[str, Place], families: Mapping[str, tuple[str, ...]]) ->
         if len(live) < 2 or len(alike) != len(live) or rescaled:
             continue
         joint, views = shared_input(stacks)
-        ends = torch.tensor([stack.a.shape[2] for stack in stacks]).cumsum(0).tolist()
-        columns = tuple((end - stack.a.shape[2], end) for stack, end in zip(stacks, ends, strict=True))
+        widths = [stack.a.shape[2] for stack in stacks]
         for path, view in zip(live, views, strict=True):
             places[path] = replace(places[path], low_rank=(view,))
-            found[path] = Shared(tuple(live), joint, columns)
+            found[path] = Shared(tuple(live), joint, widths)
     return found
 
 

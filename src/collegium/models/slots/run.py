@@ -18,11 +18,11 @@ Trace = dict[str, tuple[Tensor, Tensor | None]]
 
 @dataclass(frozen=True, eq=False)
 class Shared:
-    """The first matrices of places that read the same input, as one, and which columns are whose."""
+    """The first matrices of places that read the same input, as one, and how many columns each has."""
 
     paths: tuple[str, ...]
     a: Float[Tensor, "cast input column"]
-    columns: tuple[tuple[int, int], ...]
+    widths: list[int]
 
 
 @dataclass(eq=False)
@@ -132,14 +132,13 @@ class Run:
         handed = self.handed.pop(path, None)
         if handed is not None and handed[0] is inputs:
             return handed[1]
-        x = inputs[stack.span].reshape(stack.casts, -1, inputs.shape[-1])
-        thin = (x[0] @ shared.a[0])[None] if stack.casts == 1 else x @ shared.a
-        own = thin
-        for other, (start, end) in zip(shared.paths, shared.columns, strict=True):
+        parts = stack.thin(inputs, shared.a).split(shared.widths, dim=-1)
+        own = parts[0]
+        for other, part in zip(shared.paths, parts, strict=True):
             if other == path:
-                own = thin[..., start:end]
+                own = part
             else:
-                self.handed[other] = (inputs, thin[..., start:end])
+                self.handed[other] = (inputs, part)
         return own
 
     def _gated(

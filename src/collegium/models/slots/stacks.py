@@ -5,10 +5,12 @@ y = W x + ((x A^T) * weights) B^T for low-rank parts; rows that are run through 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from collegium.models.parts import BottleneckWeights, FfnWeights, Ia3Weights, LoraWeights, Part, PrefixWeights
 from collegium.models.rows import Rows
@@ -39,10 +41,19 @@ class LowRankStack:
         """How many different casts."""
         return self.a.shape[0]
 
-    def thin(self, inputs: Float[Tensor, "row seq input"]) -> Float[Tensor, "cast token column"]:
-        """Return the first product of this stack's rows."""
+    def thin(
+        self, inputs: Float[Tensor, "row seq input"], a: Float[Tensor, "cast input some"] | None = None
+    ) -> Float[Tensor, "cast token some"]:
+        """Return the first product of this stack's rows; `a` in place of its own first matrices."""
+        a = self.a if a is None else a
+        if self.is_of_all(inputs):
+            return (inputs.reshape(-1, inputs.shape[-1]) @ a.squeeze(0)).unsqueeze(0)
         x = inputs[self.span].reshape(self.casts, -1, inputs.shape[-1])
-        return (x[0] @ self.a[0])[None] if self.casts == 1 else x @ self.a
+        return (x[0] @ a[0])[None] if self.casts == 1 else x @ a
+
+    def is_of_all(self, rows: Float[Tensor, "row seq size"]) -> bool:
+        """Return whether one cast is that of all rows; a gradient then passes without a copy of it being made."""
+        return self.casts == 1 and isinstance(self.span, slice) and self.span == slice(0, rows.shape[0])
 
     def add(
         self,
@@ -58,6 +69,8 @@ class LowRankStack:
         if isinstance(self.span, Tensor):
             change = torch.bmm(thin, self.b).view(-1, *output.shape[1:])
             return output.index_add_(0, self.span, change)
+        if self.is_of_all(output):
+            return add_product(output, thin.squeeze(0), self.b.squeeze(0))
         summed = output[self.span].view(self.casts, -1, output.shape[-1])
         if self.casts == 1:
             summed[0].addmm_(thin[0], self.b[0])
@@ -77,6 +90,43 @@ class LowRankStack:
         places = self.places[:, None, None].expand(-1, own.shape[1], own.shape[2], -1)
         spread = own.gather(-1, places)
         return (thin.view(casts, self.per, -1, columns) * spread).view(thin.shape)
+
+
+class _AddProduct(torch.autograd.Function):
+    """y += t B, in place. Autograd's own in-place product on a view of y copies the whole slope of y."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, thin: Tensor, b: Tensor) -> Tensor:  # noqa: ANN401 - torch's context
+        output.view(-1, output.shape[-1]).addmm_(thin, b)
+        ctx.mark_dirty(output)
+        ctx.save_for_backward(thin, b)
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # noqa: ANN401  # pyright: ignore[reportIncompatibleMethodOverride]
+        thin, b = ctx.saved_tensors
+        slope = grad_outputs[0].reshape(-1, b.shape[1])
+        wanted = ctx.needs_input_grad
+        return (
+            grad_outputs[0] if wanted[0] else None,
+            slope @ b.T if wanted[1] else None,
+            thin.T @ slope if wanted[2] else None,
+        )
+
+
+def add_product(
+    output: Float[Tensor, "row seq output"], thin: Float[Tensor, "token column"], b: Float[Tensor, "column output"]
+) -> Float[Tensor, "row seq output"]:
+    """Return the output with a product added in place, for every token in turn, with gradient where asked for.
+
+    >>> add_product(torch.zeros(1, 2, 1), torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0]])).flatten()
+    tensor([3., 6.])
+    """
+    if torch.is_grad_enabled() and (output.requires_grad or thin.requires_grad or b.requires_grad):
+        return _AddProduct.apply(output, thin, b)  # pyright: ignore[reportReturnType]
+    output.view(-1, output.shape[-1]).addmm_(thin, b)
+    return output
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,12 +201,15 @@ def trained_stack(
         each_bias = [each[0].new_zeros(each[0].shape[0]) if each[2] is None else each[2] for each in live]
         bias.append(_padded([each[:, None] for each in each_bias], columns, 1, like)[:, 0])
     rectified = any(each is not None and each[2] is not None for cast in made for each in cast)
-    return torch.stack(a).transpose(1, 2), torch.stack(b), torch.stack(bias)[:, None] if rectified else None
+    a, b, bias = (each[0][None] if len(each) == 1 else torch.stack(each) for each in (a, b, bias))
+    return a.transpose(1, 2), b, bias[:, None] if rectified else None
 
 
 def _padded(rows: Sequence[Tensor], count: int, width: int, like: Tensor) -> Tensor:
     parts = [part.to(like) for part in rows]
     missing = count - sum(part.shape[0] for part in parts)
+    if len(parts) == 1 and not missing:
+        return parts[0]
     return torch.cat([*parts, like.new_zeros(missing, width)] if missing else parts)
 
 
@@ -215,7 +268,7 @@ def prefix_stack(parts: Mapping[str, Part], rows: Rows, like: Tensor) -> PrefixS
 
 def shared_input(stacks: Sequence[LowRankStack]) -> tuple[Tensor, list[LowRankStack]]:
     """Return the first matrices of places that read the same input as one, and the stacks as views of it."""
-    joint = torch.cat([stack.a for stack in stacks], dim=2)
+    joint = torch.cat([stack.a.transpose(1, 2) for stack in stacks], dim=1).transpose(1, 2)
     ends = torch.tensor([stack.a.shape[2] for stack in stacks]).cumsum(0).tolist()
     views = [
         replace(stack, a=joint[:, :, end - stack.a.shape[2] : end]) for stack, end in zip(stacks, ends, strict=True)

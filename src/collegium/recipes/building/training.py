@@ -22,7 +22,7 @@ from collegium.routers import fixed
 FIRST_RESULT_SECONDS = 120.0
 """When a run at the latest shows what its first expert changes, be it still under way."""
 SHOWN_TOKENS = 1024
-MACHINE = frozenset({"threads", "device", "dtype"})
+MACHINE = frozenset({"threads", "device", "dtype", "trunk_cache_mb"})
 """Of a recipe, where an expert was made; the rest says how."""
 
 

@@ -17,7 +17,7 @@ GATES: dict[str, Method] = {
         arrow,
         paper="ostapenko2024arrow",
         growth="exact",
-        claims=("B2", "B3"),
+        claims=("B1", "B2", "B3", "B6", "B7"),
         summary="whose own direction the state lies along; nothing is fitted",
     ),
     "phatgoose": Method(
