@@ -1,11 +1,15 @@
 """A pico base on disk, two small domains, and the command line called in this process."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from composition_world import fill_world
 
 from collegium.cli.main import main
+from collegium.models import load_base
+from collegium.testing.library import snapshot
 from collegium.testing.pico import pico_base
 
 
@@ -37,5 +41,54 @@ def ask(capsys):
         code = main([*map(str, words), "--json"])
         shown = capsys.readouterr()
         return code, json.loads(shown.out.splitlines()[-1]) if shown.out else None, shown.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def folders(pico_folder, tmp_path_factory):
+    """The folders of two bases of one build."""
+    other = tmp_path_factory.mktemp("other") / "other"
+    made = pico_base(1)
+    made.model.save_pretrained(other)
+    made.tokenizer.save_pretrained(other)
+    return {"pico": str(pico_folder), "other": str(other)}
+
+
+@pytest.fixture(scope="module")
+def bases(folders):
+    return {name: load_base(folder) for name, folder in folders.items()}
+
+
+@pytest.fixture(scope="module")
+def libraries(folders, bases, texts, tmp_path_factory):
+    """Libraries of every sort, side by side; nothing in this file changes them."""
+    root = fill_world(tmp_path_factory.mktemp("world"), folders, bases)
+    for path in shutil.copytree(texts, root / "texts").rglob("*.txt"):
+        path.write_text(path.read_text() * 5)  # longer than the base reads
+    return root
+
+
+@pytest.fixture
+def world(libraries, monkeypatch):
+    monkeypatch.chdir(libraries)
+    return libraries
+
+
+@pytest.fixture
+def refused(ask, world):
+    """Return a function that asks for a mistake and looks at its answer."""
+
+    def call(*words, says, root=world):
+        before, folders = snapshot(root), set(root.rglob("*/"))
+        code, found, shown = ask(*words)
+        told = " ".join(shown.replace("│", " ").split())
+        assert (code, found) == (2, None), told
+        assert "Traceback" not in told
+        assert len(told) < 900
+        for part in (says,) if isinstance(says, str) else says:
+            assert part in told
+        assert snapshot(root) == before
+        assert set(root.rglob("*/")) == folders
 
     return call

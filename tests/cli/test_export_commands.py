@@ -15,7 +15,7 @@ from collegium.core.errors import IncompatibleExpert, LibraryError
 from collegium.experts import AdapterPayload, Expert, WholePayload, adapter_payload, read_peft
 from collegium.experts.export import FORMATS, MERGED, check_kinds
 from collegium.library import Library
-from collegium.models import RowPlan, load_base, load_config
+from collegium.models import KINDS, RowPlan, load_base, load_config
 from collegium.recipes import export
 from collegium.testing.library import snapshot
 from collegium.testing.pico import pico_base, random_adapter, random_expert
@@ -263,10 +263,7 @@ def test_a_plan_says_what_would_be_written(ask, library, form, tmp_path):
 
 @pytest.mark.parametrize(
     ("form", "kind"),
-    [
-        *((form, kind) for form in FORMATS for kind in ("bottleneck", "ffn", "whole")),
-        *((form, kind) for form in ("vllm", "lorax", "gguf") for kind in ("ia3", "prefix")),
-    ],
+    [(form, kind) for form in FORMATS for kind in (*KINDS, "whole") if kind not in FORMATS[form].kinds],
 )
 def test_kinds_without_a_form_are_refused_by_name(form, kind, base):
     made = Expert(ExpertCard(name="first", kind="whole", base=base.fingerprint), WholePayload(pico_base(1).model))

@@ -35,12 +35,6 @@ def test_gates_speak_wherever_a_model_is_named(ask, college, texts):
     assert found["routing"]["accuracy"] is not None
     code, found, _ = ask("generate", "Article", "--model", f"{college}?router=arrow", "--tokens", 4)
     assert code == 0, "gates are used in mix where no composition is named"
-    code, _, shown = ask("eval", texts, "--model", f"{college}?compose=ensemble&router=arrow", "--context", 8)
-    assert code == 2
-    assert "compose=mix" in shown
-    code, _, shown = ask("eval", texts, "--model", f"{college}?compose=merge&router=arrow", "--context", 8)
-    assert code == 2
-    assert "Use mix" in shown
     code, _, shown = ask("eval", texts, "--model", f"{college}?router=arrow:top_k=0", "--context", 8)
     assert code == 2
     assert "at least one expert, got 0" in shown

@@ -12,6 +12,7 @@ from transformers import DynamicCache
 
 from collegium.core.errors import IncompatibleExpert, ResourceError
 from collegium.models import (
+    KINDS,
     NOBODY,
     BottleneckWeights,
     FfnWeights,
@@ -26,7 +27,6 @@ from collegium.models.slots.stacks import LowRankStack, PrefixStack, RescaleStac
 from collegium.testing.pico import pico_base, random_adapter, random_base
 
 CLOSE = 1e-5
-KINDS = ("lora", "ia3", "bottleneck", "ffn", "prefix")
 
 
 def drawn(*shape, seed):

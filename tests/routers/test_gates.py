@@ -23,16 +23,14 @@ from collegium.routers.gates.xlora import fresh_head
 from collegium.testing import check_gates, random_adapter, random_base
 
 RECIPES = [
-    uniform_gate(),
-    arrow(),
+    *(method.build() for method in GATES.values()),
     arrow(top_k=1),
     arrow(top_k=2, temperature=0.0),
     arrow(top_k=None, temperature=0.3),
-    phatgoose(),
     phatgoose(top_k=None, temperature=2.0),
-    xlora(),
     xlora(top_k=2),
 ]
+"""Every row of the table as it comes, and other settings."""
 
 
 def check(recipe, *, scale="softmax"):
@@ -63,8 +61,8 @@ def test_open_gates_keep_it_too():
     check(xlora(top_k=1), scale="sigmoid")
 
 
-def test_every_row_of_the_table_is_tried():
-    assert {recipe.name for recipe in RECIPES} == set(GATES)
+def test_every_row_is_complete():
+    assert all(recipe.name in GATES for recipe in RECIPES)
     assert all(method.growth and method.summary for method in GATES.values())
 
 

@@ -8,7 +8,7 @@ from collegium.compose.fitted_gates import fit_phatgoose, fit_xlora
 from collegium.compose.fitting import GateFit, Memory, Remembered, fit_through, memory_of
 from collegium.compose.gated import GatedDecoding, GatedMix
 from collegium.compose.joined import JoinedVoices, SeparateVoices
-from collegium.compose.merge import TEXTLESS, constant_routing, textless_weights
+from collegium.compose.merge import TEXTLESS, textless_weights
 from collegium.compose.mix import Mix, MixDecoding
 from collegium.compose.pruned_table import PrunedTable, prune_table
 from collegium.compose.routed import only_router, route
@@ -50,7 +50,6 @@ __all__ = [
     "blend_loss",
     "check_base",
     "combine",
-    "constant_routing",
     "ensemble",
     "fit_phatgoose",
     "fit_through",

@@ -54,13 +54,17 @@ class Cast:
         return Ensemble(self.voices(), bound, top_k=top_k, prune=prune)
 
     def mixed(self, recipe: Recipe, *, shelf: Shelf | None, top_k: int | None = None) -> Mix | GatedMix:
-        """Return the experts blended inside the base, by a router or by gates; raises RoutingError for whole models."""
+        """Return the experts blended inside the base, by a router or by gates.
+
+        Raises RoutingError for whole models, ResourceError for gates over more experts than may lie in memory.
+        """
         if self.whole:
             raise RoutingError(
                 f"mix blends inside one base, but {sorted(self.whole)} are whole models; use ensemble, or merge."
             )
         if isinstance(recipe, GateRecipe):
-            adapters = {name: self.base.adapter(key) for name, key in self.keys.items()}
+            held = self.base.adapters(list(self.keys.values()))
+            adapters = {name: held[key] for name, key in self.keys.items()}
             gates = with_top_k(recipe, top_k)
             return GatedMix(
                 self.base, self.keys, gates.bind_gates(self.names, base=self.base, adapters=adapters, shelf=shelf)

@@ -10,7 +10,7 @@ from collegium.core.protocols import Shelf
 from collegium.core.tables import nearest
 from collegium.data import Windows
 from collegium.models import Base, Group, RowPlan, lora_parts
-from collegium.routers.gates.phatgoose import PHATGOOSE, LearningGate, grow_phatgoose
+from collegium.routers.gates.phatgoose import PHATGOOSE, LearningGate, check_grows, grow_phatgoose
 from collegium.routers.gates.xlora import XLORA, Scale, fresh_head, keep_xlora
 from collegium.train import Fit, Logger
 
@@ -33,9 +33,10 @@ def fit_phatgoose(
 
     keys: attached experts by name. documents: by expert. Each expert's vectors are as if it were the only one.
 
-    Raises RoutingError for an expert that is unknown or not low-rank.
+    Raises RoutingError for an expert that is unknown or not low-rank, and for a fit kept of another base.
     """
     config, found = config or GateFit(), {}
+    check_grows(shelf, name, base=base.fingerprint.short)
     for expert, own in documents.items():
         check_known(expert, keys)
         memory = memory_of({expert: own}, base.tokenizer, config=config, seed=seed)

@@ -7,7 +7,8 @@ import torch
 from collegium.compose.routed import only_router
 from collegium.core.errors import RoutingError
 from collegium.core.protocols import Context, Shelf, Tokenizer
-from collegium.core.routing import BASE, Routing
+from collegium.core.routing import BASE
+from collegium.core.tables import nearest
 from collegium.models import Base
 from collegium.routers import Recipe
 
@@ -25,35 +26,31 @@ def textless_weights(
 
     Raises RoutingError for any other: a merge is one set of weights for all texts.
     """
-    if recipe.name not in TEXTLESS:
+    router = only_router(recipe, what="merge")
+    if router.name not in TEXTLESS:
         raise RoutingError(
             f"merge makes one set of weights for all texts, so its router is one of {', '.join(TEXTLESS)}; "
-            f"got {recipe.name!r}. Use mix or ensemble to route by text."
+            f"got {router.name!r}. Use mix or ensemble to route by text."
         )
-    router = only_router(recipe, what="merge").bind(experts, shelf=shelf, tokenizer=tokenizer)
+    bound = router.bind(experts, shelf=shelf, tokenizer=tokenizer)
     nothing = torch.full((1, 1), -1)
-    state = router.start(Context(nothing, torch.zeros(1, dtype=torch.long), None))
-    seen = torch.zeros(1, 1, len(router.experts)) if router.needs_likelihoods else None
-    routing, _ = router.step(state, nothing, seen)
-    return dict(zip(router.experts, routing.dense()[0, -1].tolist(), strict=True))
+    state = bound.start(Context(nothing, torch.zeros(1, dtype=torch.long), None))
+    seen = torch.zeros(1, 1, len(bound.experts)) if bound.needs_likelihoods else None
+    routing, _ = bound.step(state, nothing, seen)
+    return dict(zip(bound.experts, routing.dense()[0, -1].tolist(), strict=True))
 
 
 def check_weights(weights: Mapping[str, float], known: tuple[str, ...]) -> dict[str, float]:
     """Return the weights that are not zero; raises RoutingError on unknown names or values that are not finite."""
     unknown = [name for name in weights if name not in known and name != BASE]
     if unknown:
-        raise RoutingError(f"merge weights name {unknown}, the library has {list(known)}.")
+        raise RoutingError(
+            f"merge weights name {unknown}, which are no experts here. {nearest(unknown[0], (BASE, *known))}"
+        )
     values = torch.tensor(list(weights.values()) or [0.0])
     if not torch.isfinite(values).all():
-        raise RoutingError(f"merge weights must be finite, got {dict(weights)}.")
+        raise RoutingError(f"merge weights must be finite, got {dict(weights)}; write numbers.")
     return {name: float(weight) for name, weight in weights.items() if weight != 0}
-
-
-def constant_routing(weights: Mapping[str, float]) -> Routing:
-    """Return merge weights as the one routing value, for reports; open unless they are a simplex."""
-    values = torch.tensor(list(weights.values()) or [1.0]).view(1, 1, -1)
-    simplex = bool((values >= 0).all()) and abs(float(values.sum()) - 1) < 1e-6
-    return Routing(tuple(weights) or (BASE,), values, kind="simplex" if simplex else "open")
 
 
 def fold(base: Base, keys: Mapping[str, str], weights: Mapping[str, float]) -> Base:

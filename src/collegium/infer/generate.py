@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from collegium.core.errors import ConfigError, DataError
+from collegium.core.errors import BaseModelError, ConfigError, DataError
 from collegium.core.protocols import Decoding, LanguageModel, Tokenizer, context_limit
 from collegium.core.randomness import generator
 from collegium.infer.sampling import Sampling, processors
@@ -30,7 +30,7 @@ def generate(
              one that is as long as the model reads.
     seed:    each prompt draws from a stream of its own; with a seed for each prompt, as it would alone with that seed.
     Raises DataError for an empty prompt, for token ids that the model does not have, or for text given to a base
-    without tokenizer.
+    without tokenizer; BaseModelError for a prompt that fills what the model reads.
 
     >>> from collegium.testing.pico import pico_base
     >>> len(generate(pico_base(), "To be", sampling=Sampling(tokens=4, temperature=0.0))[0].tokens)
@@ -41,6 +41,8 @@ def generate(
     ids = [encode_prompt(prompt, model.tokenizer) for prompt in given]
     check_ids(ids, model.vocab_size)
     limit = context_limit(model)
+    for each in ids:
+        check_prompt(each, limit)
     rows = [
         Writing(prompt, random, most=room(prompt, sampling.tokens, limit))
         for prompt, random in zip(ids, _streams(seed, len(ids)), strict=True)
@@ -82,6 +84,15 @@ def room(prompt: Sequence[int], tokens: int, limit: int | None) -> int:
     5
     """
     return tokens if limit is None else min(tokens, limit - len(prompt))
+
+
+def check_prompt(prompt: Sequence[int], limit: int | None) -> None:
+    """Raise BaseModelError where a model that reads at most `limit` tokens has no room behind a prompt."""
+    if limit is not None and len(prompt) >= limit:
+        raise BaseModelError(
+            f"this model reads at most {limit} tokens, the prompt has {len(prompt)} and leaves no room for an answer; "
+            "cut the prompt."
+        )
 
 
 def encode_prompt(prompt: str | Sequence[int], tokenizer: Tokenizer | None) -> list[int]:

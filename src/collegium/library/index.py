@@ -59,6 +59,7 @@ class Index:
         self._path = root / INDEX_FILE
         self._writable = writable
         self._rows: dict[str, Row] | None = None
+        self._some: dict[str, Row] = {}
         self._seen: object = None
 
     def rows(self) -> Mapping[str, Row]:
@@ -80,25 +81,42 @@ class Index:
         """Return the row of one expert as it is now, without a look at the others; None when there is none."""
         if not is_name(name) or not (self._folder / name).is_dir():
             return None
-        if self._rows is None:
-            self._rows = self._load()
         stamp = _stamp(str(self._folder / name))
-        known = self._rows.get(name)
+        known = self._known(name)
         if known is None or not _is_current(known, stamp):
-            known = _read_row(self._folder / name, stamp)
-            self._rows, self._seen = {**self._rows, name: known}, None
+            known = self._some[name] = _read_row(self._folder / name, stamp)
+            if self._rows is not None:
+                self._rows, self._seen = {**self._rows, name: known}, None
             self._store([known], [])
         return known
 
+    def drop(self, names: Iterable[str]) -> None:
+        """Forget experts that were removed, without a look at the others."""
+        gone = [name for name in names if not os.path.lexists(self._folder / name)]
+        for name in gone:
+            self._some.pop(name, None)
+        if self._rows is not None:
+            self._rows, self._seen = {name: row for name, row in self._rows.items() if name not in gone}, None
+        self._store([], gone)
+
+    def _known(self, name: str) -> Row | None:
+        if self._rows is not None:
+            return self._rows.get(name)
+        if name not in self._some:
+            self._some.update(self._load(name))
+        return self._some.get(name)
+
     def rebuild(self) -> Mapping[str, Row]:
         """Forget everything and read every card again."""
-        self._rows, self._seen = {}, None
+        self._rows, self._some, self._seen = {}, {}, None
         if self._writable:
             with contextlib.suppress(OSError):
                 self._path.unlink(missing_ok=True)
         return self.rows()
 
-    def _load(self) -> dict[str, Row]:
+    def _load(self, name: str | None = None) -> dict[str, Row]:
+        """Return the rows that were kept, or the one of a name."""
+        wanted, given = ("", ()) if name is None else (" WHERE name = ?", (name,))
         if not self._path.is_file():
             return {}
         try:
@@ -107,7 +125,7 @@ class Index:
             ) as database:
                 if database.execute("PRAGMA user_version").fetchone() != (_SCHEMA,):
                     return {}
-                return {row[0]: Row(*row) for row in database.execute(f"SELECT {_COLUMNS} FROM experts")}
+                return {row[0]: Row(*row) for row in database.execute(f"SELECT {_COLUMNS} FROM experts{wanted}", given)}
         except (sqlite3.Error, TypeError):
             return {}
 

@@ -253,7 +253,7 @@ class Library:
         with self._writing():
             plan = plan_removal(self, name, cascade=cascade, keep_descendants=keep_descendants)
             remove_entries(self.path, plan.entries)
-        self._index.rows()
+        self._index.drop(plan.removal.removed)
         return plan.removal
 
     def removal(self, name: str, *, cascade: bool = False, keep_descendants: bool = False) -> Removal:

@@ -90,7 +90,9 @@ def read_router(root: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any
         if file_hash(path) != card["sha256"]:
             raise CorruptExpert(f"{path} is not what its card was written for (sha256 differs).")
     except CorruptExpert as error:
-        raise LibraryError(f"router {name!r} is damaged: {error} Fit it again.") from error
+        raise LibraryError(
+            f"router {name!r} is damaged: {error} Fit it again: `collegium library remove {name}` takes it away."
+        ) from error
     return tensors, card["card"]
 
 

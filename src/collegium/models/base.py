@@ -145,6 +145,13 @@ class Base:
         """Return an attached expert's adapter; raises UnknownName."""
         return self._slots.adapter(name)
 
+    def adapters(self, names: Sequence[str]) -> dict[str, Adapter]:
+        """Return the adapters of attached experts that are to run together.
+
+        Raises UnknownName, or ResourceError when together they take more than `expert_memory_bytes`.
+        """
+        return self._slots.adapters(tuple(names))
+
     def folded(self, weights: Mapping[str, float]) -> "Base":
         """Return a base of its own with the weighted adapters folded into its matrices; the other tensors are shared.
 

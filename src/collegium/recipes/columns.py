@@ -5,7 +5,7 @@ All ensembles come from one table of per-expert log-probabilities; mix and merge
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,16 +35,21 @@ from collegium.routers.gates import GateRecipe
 
 TIMED_WINDOWS = 4
 """How many windows a composition's speed is measured on."""
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
 class Way:
-    """One composition: how, with which router, how many experts keep weight, under which posterior they leave."""
+    """One composition: how, with which router, how many experts keep weight, under which posterior they leave.
+
+    weights: of a merge alone, any finite ones in place of the router; what is missing to 1 is the base's.
+    """
 
     compose: str
     recipe: Recipe
     top_k: int | None = None
     prune: float = 0.0
+    weights: Mapping[str, float] | None = None
 
     @property
     def label(self) -> str:
@@ -117,6 +122,9 @@ def _bound(recipe: Recipe, cast: Cast, library: Library) -> bool:
 def build_way(way: Way, cast: Cast, library: Library) -> LanguageModel:
     """Return the language model that a way stands for."""
     if way.compose == "merge":
+        if way.weights is not None:
+            rest = 1 - math.fsum(way.weights.values())
+            return cast.merged({BASE: rest if rest > _ROUNDING else 0.0, **way.weights})
         weights = textless_weights(way.recipe, cast.names, shelf=library, tokenizer=cast.base.tokenizer)
         return cast.merged(weights)
     if way.compose == "mix":

@@ -69,6 +69,11 @@ def run(config: DeriveConfig, *, watch: Watch) -> RunCard:
     check_derivation(config)
     base, _ = open_library(config.library, config.common)
     library = Library(config.library, base=base)
+    if not low_rank_experts(library, config.experts or None):
+        raise LibraryError(
+            f"library derive {config.what} reads low-rank experts (`lora`), and {library.path} has none; add one with "
+            "`collegium train` or `library add`."
+        )
     steps = {"prototypes": _prototypes, "clusters": _clusters, "subtract": _subtract}
     result = steps[config.what](config, base, library, watch)
     seconds = time.perf_counter() - start
@@ -95,8 +100,6 @@ def check_derivation(config: DeriveConfig) -> None:
 
 def _prototypes(config: DeriveConfig, base: Base, library: Library, watch: Watch) -> dict[str, Any]:
     chosen = tuple(low_rank_experts(library, config.experts or None))
-    if not chosen:
-        raise LibraryError("prototypes are of low-rank experts, and the library has none.")
     if config.dry_run:
         watch.say(f"would derive the prototypes of {', '.join(chosen)}")
         return {"would_derive": list(chosen)}

@@ -158,11 +158,12 @@ def merge_weights(library: Library, names: Sequence[str], text: str) -> dict[str
     """Return how much of each expert a merged checkpoint takes; raises ConfigError where it is not said."""
     weights = parse_weights(text, flag="--weights")
     names = names or tuple(weights or library.names())
+    if not names:
+        raise LibraryError(f"{library.path} holds no expert; add one with `collegium train` or `library add`.")
     if weights is None:
         if len(names) != 1:
             raise ConfigError(
-                f"a merged checkpoint of {', '.join(names) or 'no expert'} needs --weights, such as a=0.6,b=0.4: how "
-                "much of each."
+                f"a merged checkpoint of {', '.join(names)} needs --weights, such as a=0.6,b=0.4: how much of each."
             )
         return {names[0]: 1.0}
     odd = sorted((weights.keys() - {BASE}) ^ set(names))

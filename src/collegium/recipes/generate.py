@@ -26,7 +26,8 @@ class GenerateConfig:
     model: str = "smollm2-135m"
     """A base, LIB, LIB?router=posterior&compose=ensemble, or LIB#NAME."""
     experts: str = ""
-    """Fixed weights in place of the library's router: a=.7,b=.3 (what is missing to 1 goes to the base)."""
+    """Fixed weights in place of the library's router: a=.7,b=.3 (what is missing to 1 goes to the base); with
+    compose=merge any."""
     chat: bool = False
     """Take the prompt as a user's message, in the base's chat template."""
     sampling: OmitArgPrefixes[Sampling] = field(default_factory=Sampling)

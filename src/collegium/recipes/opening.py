@@ -84,7 +84,8 @@ def gather(base: Base, library: Library, watch: Watch) -> Cast:
 def open_reference(text: str, common: Common, *, watch: Watch, weights: dict[str, float] | None = None) -> Opened:
     """Return the model of a reference: a base, a composition of a library, or one expert of it.
 
-    weights: fixed expert weights in place of the library's router (what is missing to 1 goes to the base).
+    weights: fixed expert weights in place of the library's router (what is missing to 1 goes to the base); a merge
+             takes any finite ones.
     """
     reference = parse_reference(text)
     if weights is not None and (reference.library is None or reference.member is not None):
@@ -142,7 +143,8 @@ def _way(reference: Reference, library: Library, weights: dict[str, float] | Non
     if prune and compose != "ensemble":
         raise ConfigError(f"prune lets experts of an ensemble leave; {compose} is one row a text. Leave prune out.")
     if weights is not None:
-        return Way(compose, fixed(weights), reference.top_k, prune)
+        merged = compose == "merge"
+        return Way(compose, fixed({} if merged else weights), reference.top_k, prune, weights if merged else None)
     top_k = reference.top_k if reference.router or compose == "merge" else reference.top_k or library.defaults.top_k
     router = reference.router or library.defaults.router or "default"
     if compose == "merge" and not reference.router and parse_router(router).name not in TEXTLESS:

@@ -10,7 +10,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from collegium.compose import Cast, GateFit, Remembered, assemble, fit_phatgoose, fit_xlora
 from collegium.compose.fitted_gates import WIDTH
-from collegium.core.errors import ConfigError, DataError
+from collegium.core.errors import ConfigError, DataError, LibraryError
 from collegium.core.names import FITTED_ROUTERS
 from collegium.core.tables import nearest
 from collegium.data import Corpus, Domain, read_domains
@@ -63,6 +63,10 @@ def run(config: RouterFitConfig, *, watch: Watch) -> RunCard:
     check_fit(config)
     base, _ = open_library(config.library, config.common)
     library = Library(config.library, base=base)
+    if not library.names(task="language"):
+        raise LibraryError(
+            f"{library.path} holds no language expert to fit a router for; add one with `collegium train`."
+        )
     domains = () if config.data is None else own_domains(config, library)
     if config.dry_run:
         return _dry_run(config, library, domains, watch=watch, start=start)

@@ -83,8 +83,7 @@ def check_fit_base(card: Mapping[str, Any], base: str, fit: str) -> None:
     if card.get("base") != base:
         raise RoutingError(
             f"fit {fit!r} was learnt inside base {card.get('base')!r}, this is {base!r}, where its weights mean "
-            "nothing. "
-            f"{_way_out(str(card.get('router')))}"
+            f"nothing. {_removing(fit)} {_way_out(str(card.get('router')))}"
         )
 
 
@@ -139,8 +138,7 @@ def check_kind(card: Mapping[str, Any], fit: str, *, router: str) -> None:
     if card.get("router") != router or card.get("version") != FIT_VERSION:
         found = f"{card.get('router')!r} version {card.get('version')!r}"
         raise RoutingError(
-            f"fit {fit!r} is a {found}, not a {router!r} version {FIT_VERSION}. "
-            f"`collegium library remove {fit} --library LIB` takes it away; then {_way_out(router)}"
+            f"fit {fit!r} is a {found}, not a {router!r} version {FIT_VERSION}. {_removing(fit)} {_way_out(router)}"
         )
 
 
@@ -151,6 +149,10 @@ def _never_fitted(fit: str, router: str) -> RoutingError:
 def _way_out(router: str) -> str:
     command = "train" if router in FITTED_ROUTERS else f"router fit {router}"
     return f"`collegium {command} DATA --library LIB` fits it; in Python, collegium.{_module(router)}.fit_{router}."
+
+
+def _removing(fit: str) -> str:
+    return f"`collegium library remove {fit} --library LIB` takes it away; then"
 
 
 def _module(router: str) -> str:

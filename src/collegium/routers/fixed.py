@@ -28,7 +28,10 @@ class Fixed:
         """Check the simplex."""
         odd = {name: weight for name, weight in self.weights.items() if not 0 <= weight <= 1 or math.isnan(weight)}
         if odd:
-            raise RoutingError(f"fixed weights lie between 0 and 1, got {odd}; merge alone takes any finite weights.")
+            raise RoutingError(
+                f"fixed weights are a simplex, each between 0 and 1, got {odd}; merge alone (LIB?compose=merge) takes "
+                "any finite ones."
+            )
         total = math.fsum(self.weights.values())
         if total > 1 + _ROUNDING:
             raise RoutingError(f"fixed weights sum to at most 1 (the rest goes to `base`), got {total:.6g}.")

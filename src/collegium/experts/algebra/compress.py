@@ -12,6 +12,8 @@ from collegium.experts.algebra.delta import Delta, Layout, Term, entries, total_
 from collegium.models import Ia3Weights, LoraWeights
 from collegium.ops.low_rank import Split, lost_share, split_matrix, split_product
 
+_NOTHING = "the merge comes to no change at all; it would be the base itself. Weigh the experts otherwise."
+
 
 @dataclass(frozen=True, eq=False)
 class Compressed:
@@ -57,7 +59,8 @@ def compress(delta: Delta, rank: int | None = None, *, dtype: torch.dtype = torc
     rank:  None = the ranks of the parts together, which loses nothing where there are factors. IA3 has none.
     dtype: float64 for errors below 1e-6. The adapter is float32.
 
-    Raises ConfigError for a rank below 1 or above a layer's own, and for a change that is zero everywhere.
+    Raises ConfigError for a rank below 1 or above a layer's own, for a change that is zero everywhere, and for one too
+    large for float32.
 
     >>> from collegium.experts.algebra.delta import delta_of_adapter
     >>> from collegium.testing.pico import pico_base, random_adapter
@@ -74,13 +77,21 @@ def compress(delta: Delta, rank: int | None = None, *, dtype: torch.dtype = torc
         if layout.side:
             adapter[path] = _rescaling(terms, layout, dtype)
         else:
-            adapter[path], values[path] = _low_rank(terms, layout, rank, dtype)
+            try:
+                adapter[path], values[path] = _low_rank(terms, layout, rank, dtype)
+            except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]
+                raise _too_large(path) from error
+        kept = (*adapter[path].tensors.values(), *(values[each] for each in (path,) if each in values))
+        if not all(bool(each.float().isfinite().all()) for each in kept):
+            raise _too_large(path)
+    if values and not any(bool(each.any()) for each in values.values()):
+        raise ConfigError(_NOTHING)
     return Compressed(adapter, values)
 
 
 def _check_rank(delta: Delta, rank: int | None) -> None:
     if not delta.layers:
-        raise ConfigError("the merge comes to no change at all; it would be the base itself.")
+        raise ConfigError(_NOTHING)
     if rank is None:
         return
     if delta.kind == "ia3":
@@ -89,6 +100,11 @@ def _check_rank(delta: Delta, rank: int | None) -> None:
     limit = min(delta.layout(small).shape)
     if not 1 <= rank <= limit:
         raise ConfigError(f"a rank is 1 to {limit}, the size of {small}, got {rank}.")
+
+
+def _too_large(path: str) -> ConfigError:
+    largest = torch.finfo(torch.float32).max
+    return ConfigError(f"an expert's numbers are at most {largest:.2g}, the merge's at {path} are larger: weigh less.")
 
 
 def _rescaling(terms: tuple[Term, ...], layout: Layout, dtype: torch.dtype) -> Ia3Weights:

@@ -183,20 +183,27 @@ def total_rank(terms: Iterable[Term]) -> int:
 def check_finite(*weights: float) -> None:
     """Raise RoutingError for a weight that is NaN or infinite."""
     if not all(map(math.isfinite, weights)):
-        raise RoutingError(f"weights of experts are finite numbers, got {', '.join(f'{each:g}' for each in weights)}.")
+        raise RoutingError(
+            f"weights of experts are finite numbers, got {', '.join(f'{each:g}' for each in weights)}; weigh less."
+        )
 
 
-def check_together(deltas: Sequence[Delta]) -> None:
-    """Raise IncompatibleExpert unless there are changes and all are of one kind and one base."""
+def check_together(deltas: Sequence[Delta], names: Sequence[str] = ()) -> None:
+    """Raise IncompatibleExpert unless there are changes and all are of one kind and one base; `names` for messages."""
     if not deltas:
         raise IncompatibleExpert("nothing was chosen to be merged; name at least one expert.")
-    kinds = sorted({delta.kind for delta in deltas})
-    if len(kinds) > 1:
-        raise IncompatibleExpert(f"experts of one kind are merged with each other, these are of {kinds}.")
-    bases = {delta.base for delta in deltas} - {None}
-    if len(bases) > 1:
-        made_for = ", ".join(sorted(base.short for base in bases if base is not None))
-        raise IncompatibleExpert(f"experts of one base are merged with each other, these were made for {made_for}.")
+    bases = [delta.base and delta.base.short for delta in deltas]
+    _check_alike("kind", [delta.kind for delta in deltas], names, "Merge those of one kind, or use mix or ensemble.")
+    _check_alike("base", bases, names, "Merge those of one base, and train the others again on it.")
+
+
+def _check_alike(what: str, found: Sequence[str | None], names: Sequence[str], way_out: str) -> None:
+    """Raise IncompatibleExpert where more than one is found; None = not known."""
+    known = sorted({each for each in found if each})
+    if len(known) > 1:
+        owners = {each: [name for name, own in zip(names, found, strict=False) if own == each] for each in known}
+        told = " and ".join(f"{each} ({', '.join(own)})" if own else each for each, own in owners.items())
+        raise IncompatibleExpert(f"experts of one {what} are merged with each other, these are of {told}. {way_out}")
 
 
 def delta_of_adapter(adapter: Adapter, *, base: Fingerprint | None = None, name: str = "this expert") -> Delta:

@@ -32,7 +32,7 @@ def deltas_of(experts: Sequence[Expert]) -> dict[str, Delta]:
     Raises IncompatibleExpert for none at all, and for experts of different kinds, bases or tasks.
     """
     deltas = {expert.name: delta_of(expert) for expert in experts}
-    check_together(list(deltas.values()))
+    check_together(list(deltas.values()), list(deltas))
     tasks = sorted({expert.card.task for expert in experts})
     if len(tasks) > 1:
         raise IncompatibleExpert(f"experts for one task are merged with each other, these are for {tasks}.")

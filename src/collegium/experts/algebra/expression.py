@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from collegium.core.errors import ConfigError
 from collegium.experts.algebra.delta import Delta
 from collegium.experts.algebra.methods import DENSITY, average, dare, ties
-from collegium.experts.algebra.syntax import Call, Name, Node, Number, Operation, Parser, place_words
+from collegium.experts.algebra.syntax import Call, Name, Node, Number, Operation, Parser, place_words, shortened
 
 _PLAIN_NAME = re.compile(r"[A-Za-z]\w*")
 
@@ -39,7 +39,7 @@ def parse_expression(text: str, names: Collection[str]) -> Node:
     found, *more = parse_list(text, names)
     if more:
         raise ConfigError(
-            f"{text!r} is a list of {1 + len(more)}, and one expression is asked for; write + between them."
+            f"{shortened(text)} is a list of {1 + len(more)}, and one expression is asked for; write + between them."
         )
     return found
 
@@ -143,5 +143,5 @@ def _product(node: Operation, left: "Delta | float", right: "Delta | float") -> 
     if node.sign == "*":
         return left * right
     if right == 0:
-        raise ConfigError(f"at {place_words(node.at)}: division by zero.")
+        raise ConfigError(f"at {place_words(node.at)}: division by zero; divide by another number.")
     return left * (1 / right)

@@ -23,7 +23,9 @@ from collegium.core.tables import nearest
 
 _NUMBER = re.compile(r"([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _WORD = re.compile(r"[A-Za-z_]\w*")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME = re.compile(r"\w[\w.-]*")
+_NOT_FINITE = ("nan", "inf", "infinity")
+_SHOWN = 60
 _DEEPEST = 60
 _MOST_SIGNS = 400
 
@@ -74,6 +76,16 @@ def place_words(at: int) -> str:
     'character 1'
     """
     return f"character {at + 1}"
+
+
+def shortened(text: str) -> str:
+    """Return a text in quotes as messages show it: of a long one, its beginning.
+
+    >>> shortened("law + " * 100)
+    "'law + law + law + law + law + law + law + law + law + law + ' and 540 characters more"
+    """
+    rest = len(text) - _SHOWN
+    return repr(text) if rest <= 0 else f"{text[:_SHOWN]!r} and {rest} characters more"
 
 
 class Parser:
@@ -145,7 +157,7 @@ class Parser:
         """Return a call of a function."""
         place = self.at
         if word not in self.functions:
-            raise self._mistake(f"there is no function {word!r}. {nearest(word, self.functions)}")
+            raise self._mistake(f"there is no function {shortened(word)}. {nearest(word, self.functions)}")
         self._taken(word)
         self._expect("(")
         arguments = self.listed()
@@ -162,7 +174,8 @@ class Parser:
         self._skip()
         word = self._match(_WORD)
         if word not in options:
-            raise self._mistake(f"{function} has no option {word or self._rest()!r}. {nearest(word, options)}")
+            known = nearest(word, options) if options else "It takes none"
+            raise self._mistake(f"{function} has no option {shortened(word or self._rest())}. {known}")
         self._taken(word)
         self._expect("=")
         sign, _ = self._signs()
@@ -180,7 +193,7 @@ class Parser:
         """Read a number that stands here."""
         value = float(digits)
         if value == float("inf"):
-            raise self._mistake(f"{digits} is larger than any number kept")
+            raise self._mistake("a weight is a finite number, and this one is larger than any that can be kept")
         self._taken(digits)
         return value
 
@@ -206,11 +219,13 @@ class Parser:
 
     def _unknown(self) -> Exception:
         word = self._match(_NAME)
+        if word.lower() in _NOT_FINITE:
+            return self._mistake("a weight is a finite number")
         return self._no_expert(word) if word else self._mistake("an expert, a number or ( is expected")
 
     def _no_expert(self, name: str) -> UnknownName:
         return UnknownName(
-            f"at {place_words(self.at)}: the library has no expert {name!r}. {nearest(name, self.names)}"
+            f"at {place_words(self.at)}: the library has no expert {shortened(name)}. {nearest(name, self.names)}"
         )
 
     def end(self) -> None:
@@ -256,4 +271,4 @@ class Parser:
 
     def _mistake(self, rule: str) -> ConfigError:
         place = place_words(self.at)
-        return ConfigError(f"{self.text!r}, at {place}: {rule.rstrip('.')}, got {self._rest()!r}.")
+        return ConfigError(f"{shortened(self.text)}, at {place}: {rule.rstrip('.')}, got {self._rest()!r}.")

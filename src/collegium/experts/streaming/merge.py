@@ -9,6 +9,7 @@ Normalised: divided by sum_e w_e; for ties, by the weights of those that agree a
 Departures: an entry as large as the last one that trimming keeps is kept too, and nothing is rescaled after trimming.
 """
 
+import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from collegium.core.randomness import generator
 from collegium.experts.streaming.files import WeightFiles, pieces, write_tensors
 from collegium.experts.streaming.recipe import MergeRecipe
 from collegium.models.fingerprint import hash_config
+from collegium.ops.entrywise import agreeing, dropped, least_kept
 
 _PIECE = 2**22
 _OWN_FILES = ("card.json", "metrics.jsonl")
@@ -175,17 +177,21 @@ def _merged_tensor(
     recipe: MergeRecipe, name: str, base: Tensor | None, tensors: Sequence[Tensor]
 ) -> Iterator[Float[Tensor, " some"]]:
     """Return one merged tensor in pieces, float32."""
-    weights = torch.tensor([each.weight for each in recipe.changes], dtype=torch.float32)
+    weights = [each.weight for each in recipe.changes]
     densities = [each.density for each in recipe.changes]
-    total = float(weights.sum()) if recipe.normalized else 1.0
+    total = math.fsum(weights) if recipe.normalized else 1.0
+    shares = [weight / total for weight in weights]
     least = [0.0] * len(tensors)
     if recipe.method == "ties":
         assert base is not None
-        least = [_least_kept(base, each, density) for each, density in zip(tensors, densities, strict=True)]
+        least = [
+            least_kept((each.float() - base.float()).abs_(), density) if density < 1 else 0.0
+            for each, density in zip(tensors, densities, strict=True)
+        ]
     draws = [generator(recipe.seed, "dare", str(place), name) for place in range(len(tensors))]
     for span in pieces(tensors[0].numel(), _PIECE):
         if base is None:
-            yield _weighted([each[span] for each in tensors], weights / total)
+            yield _weighted([each[span] for each in tensors], shares)
             continue
         own = base[span].float()
         changes = [each[span].float() - own for each in tensors]
@@ -193,47 +199,20 @@ def _merged_tensor(
             for change, limit in zip(changes, least, strict=True):
                 change.masked_fill_(change.abs() < limit, 0.0)
         if recipe.method.startswith("dare"):
-            changes = [_drop(*each) for each in zip(changes, densities, draws, strict=True)]
+            changes = [
+                dropped(change, density, generator=draw)
+                for change, density, draw in zip(changes, densities, draws, strict=True)
+            ]
         if recipe.method.endswith("ties"):
-            yield own + _agreeing(changes, weights, disjoint_mean=recipe.normalized)
+            yield own + agreeing(changes, weights, disjoint_mean=recipe.normalized)
         else:
-            yield own + _weighted(changes, weights / total)
+            yield own + _weighted(changes, shares)
 
 
-def _weighted(tensors: Sequence[Tensor], weights: Tensor) -> Tensor:
-    if len(tensors) == 1 and float(weights[0]) == 1.0:
+def _weighted(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    if len(tensors) == 1 and weights[0] == 1.0:
         return tensors[0].float()
     out = tensors[0].float() * weights[0]
-    for tensor, weight in zip(tensors[1:], weights[1:].tolist(), strict=True):
+    for tensor, weight in zip(tensors[1:], weights[1:], strict=True):
         out.add_(tensor.float(), alpha=weight)
     return out
-
-
-def _least_kept(base: Tensor, tensor: Tensor, density: float) -> float:
-    """Return the size of the smallest change that trimming to a density keeps."""
-    count = tensor.numel()
-    kept = min(max(1, round(density * count)), count)
-    if kept == count:
-        return 0.0
-    sizes = (tensor.float() - base.float()).abs_().numpy()
-    sizes.partition(count - kept)
-    return float(sizes[count - kept])
-
-
-def _drop(change: Tensor, density: float, drawing: torch.Generator) -> Tensor:
-    if density == 1.0:
-        return change
-    kept = torch.rand(change.shape, generator=drawing) < density
-    return change.mul_(kept).div_(density)
-
-
-def _agreeing(changes: Sequence[Tensor], weights: Tensor, *, disjoint_mean: bool) -> Tensor:
-    """Return the sum, or the mean, of the weighted changes that have the elected sign."""
-    weighted = [change * weight for change, weight in zip(changes, weights.tolist(), strict=True)]
-    elected = sum(weighted[1:], weighted[0]).sign()
-    total, share = torch.zeros_like(elected), torch.zeros_like(elected)
-    for each, weight in zip(weighted, weights.tolist(), strict=True):
-        agrees = each * elected > 0
-        total.add_(each * agrees)
-        share.add_(agrees, alpha=abs(weight))
-    return total.div_(share.clamp_(min=1e-12)) if disjoint_mean else total

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from collegium.compose import Asked, RowModel, attach_expert
-from collegium.core.errors import BaseModelError, ResourceError, RoutingError, UnknownName
+from collegium.core.errors import ResourceError, RoutingError, UnknownName
 from collegium.core.protocols import context_limit
 from collegium.core.randomness import generator
 from collegium.core.routing import BASE
@@ -13,7 +13,7 @@ from collegium.core.tables import nearest
 from collegium.infer.engine.lanes import Lane
 from collegium.infer.engine.requests import Request
 from collegium.infer.engine.values import EngineLimits, EngineStats, Event, Finished
-from collegium.infer.generate import check_ids, encode_prompt, room
+from collegium.infer.generate import check_ids, check_prompt, encode_prompt, room
 from collegium.infer.sampling import Sampling
 from collegium.infer.writing import Generation, Writing
 from collegium.library import Library
@@ -88,11 +88,7 @@ class Engine:
         ids = encode_prompt(prompt, opened.tokenizer)
         check_ids([ids], opened.vocab_size)
         limit = context_limit(opened)
-        if limit is not None and len(ids) >= limit:
-            raise BaseModelError(
-                f"this model reads at most {limit} tokens, the prompt has {len(ids)} and leaves no room for an answer; "
-                "cut the prompt."
-            )
+        check_prompt(ids, limit)
         writing = Writing(ids, generator(seed, "generate", str(stream)), most=room(ids, sampling.tokens, limit))
         asked = self._ask(model, ids)
         request = Request(self._numbers, opened.tokenizer, writing, sampling, asked, Seat(asked.plan, len(ids)))

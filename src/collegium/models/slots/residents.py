@@ -1,7 +1,7 @@
 """Residents: the experts whose weights lie in memory, loaded on first use, the least recently used one out first."""
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -21,15 +21,17 @@ def adapter_bytes(adapter: Adapter) -> int:
 
 
 class Residents:
-    """Experts in memory, by name.
+    """Experts in memory, by name; one that comes, leaves or is used costs the same however many there are.
 
-    limit_bytes: how much their weights may take, None = no limit. Names in use are never put out.
+    limit_bytes: how much their weights may take, None = no limit. held_bytes: how much they take.
+    places: by module path, how many of them change it.
     """
 
     def __init__(self) -> None:
         """Start with nobody and no limit."""
         self.limit_bytes: int | None = None
-        self.loads = 0
+        self.held_bytes = self.loads = 0
+        self.places: Counter[str] = Counter()
         self._adapters: OrderedDict[str, Adapter] = OrderedDict()
         self._positions: dict[str, int] = {}
         self._free: list[int] = []
@@ -39,34 +41,36 @@ class Residents:
         """Return whether an expert's weights are in memory."""
         return name in self._adapters
 
-    @property
-    def held_bytes(self) -> int:
-        """The bytes of all residents' weights."""
-        return sum(map(adapter_bytes, self._adapters.values()))
-
     def adapter(self, name: str) -> Adapter:
         """Return a resident's adapter."""
         return self._adapters[name]
 
-    def bring_in(self, names: Iterable[str], sources: Mapping[str, Source]) -> list[str]:
-        """Make these experts resident and return those that had to leave for it.
-
-        Raises ResourceError when they alone take more than the limit.
-        """
-        wanted = dict.fromkeys(names)
-        for name in wanted:
+    def touch(self, names: Iterable[str]) -> list[str]:
+        """Note that experts are used now, and return those whose weights are not in memory."""
+        new = []
+        for name in names:
             if name in self._adapters:
                 self._adapters.move_to_end(name)
             else:
-                self._adapters[name] = sources[name]()
-                self._positions[name] = self._free.pop() if self._free else len(self._positions) + 1
-                self.loads += 1
-        return self._put_out(wanted)
+                new.append(name)
+        return new
+
+    def load(self, name: str, source: Source) -> Adapter:
+        """Read an expert's weights into memory and return them."""
+        adapter = self._adapters[name] = source()
+        self._positions[name] = self._free.pop() if self._free else len(self._positions) + 1
+        self.held_bytes += adapter_bytes(adapter)
+        self.places.update(adapter.keys())
+        self.loads += 1
+        return adapter
 
     def forget(self, name: str) -> None:
         """Let an expert's weights go."""
-        if self._adapters.pop(name, None) is None:
+        adapter = self._adapters.pop(name, None)
+        if adapter is None:
             return
+        self.held_bytes -= adapter_bytes(adapter)
+        self.places.subtract(adapter.keys())
         position = self._positions.pop(name)
         self._free.append(position)
         for slab in self._slabs.values():
@@ -89,18 +93,21 @@ class Residents:
                     slab.put(position, part)
         return slab, found
 
-    def _put_out(self, keep: Mapping[str, object]) -> list[str]:
-        gone: list[str] = []
-        while self.limit_bytes is not None and (held := self.held_bytes) > self.limit_bytes:
+    def make_room(self, keep: Collection[str]) -> Iterator[str]:
+        """Put out the least recently used until the limit is kept, and return who leaves, one after the other.
+
+        keep: who must stay; used last, all of them. Raises ResourceError when these alone take more.
+        """
+        while self.limit_bytes is not None and self.held_bytes > self.limit_bytes:
             oldest = next((name for name in self._adapters if name not in keep), None)
             if oldest is None:
                 raise ResourceError(
-                    f"the {len(keep)} experts run together take {held / 1e6:.1f} MB, --expert-memory allows "
-                    f"{self.limit_bytes / 1e6:.1f} MB. Allow more, or use fewer experts at once (top_k)."
+                    f"{len(keep)} experts are to run together, and {len(self._adapters)} of them take "
+                    f"{self.held_bytes / 1e6:.1f} MB; --expert-memory allows {self.limit_bytes / 1e6:.1f} MB. Allow "
+                    "more, or use fewer at once: LIB?experts=a,b, or a router with top_k (gates run all they weigh)."
                 )
             self.forget(oldest)
-            gone.append(oldest)
-        return gone
+            yield oldest
 
 
 def is_trained(parts: Iterable[Part]) -> bool:

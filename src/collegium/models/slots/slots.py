@@ -6,14 +6,14 @@ the text it reads. What is being run lies in `Slots.run`, which the hooks share 
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from collegium.core.errors import IncompatibleExpert, NameTaken, RoutingError, UnknownName
+from collegium.core.errors import IncompatibleExpert, NameTaken, ResourceError, RoutingError, UnknownName
 from collegium.core.routing import BASE
 from collegium.core.tables import nearest
 from collegium.models.parts import Adapter, Ia3Weights, PrefixWeights
@@ -87,6 +87,12 @@ class Slots:
         self._bring_in((name,))
         return self.residents.adapter(name)
 
+    def adapters(self, names: tuple[str, ...]) -> dict[str, Adapter]:
+        """Return the adapters of experts that are to run together; raises ResourceError where they cannot."""
+        self.require(names)
+        self._bring_in(names)
+        return {name: self.residents.adapter(name) for name in names}
+
     @property
     def hook_ids(self) -> frozenset[int]:
         """The ids of the hooks in the model."""
@@ -139,26 +145,33 @@ class Slots:
             check_part(part, self._sites[path], where=f"expert {name!r} at {path!r}")
 
     def _bring_in(self, names: tuple[str, ...]) -> None:
-        new = [name for name in names if name not in self.residents]
-        for gone in self.residents.bring_in(names, self._sources):
-            self._forget_plans(gone)
+        keep = dict.fromkeys(names)
+        new = self.residents.touch(keep)
         for name in new:
-            self._hook(self.residents.adapter(name))
+            adapter = self.residents.load(name, self._sources[name])
+            try:
+                self._make_room(keep)
+            except ResourceError:
+                self.residents.forget(name)
+                raise
+            self._hook(adapter)
+        if not new:
+            self._make_room(keep)
+
+    def _make_room(self, keep: Collection[str]) -> None:
+        for gone in self.residents.make_room(keep):
+            self._forget_plans(gone)
 
     def _let_go(self, name: str) -> None:
         self.residents.forget(name)
         self._forget_plans(name)
-        used = {path for name in self._sources if name in self.residents for path in self.residents.adapter(name)}
+        used = {path for path, experts in self.residents.places.items() if experts}
         for key in list(self._handles):
             if not used or (not key.startswith("block ") and key.removesuffix(" input") not in used):
                 self._handles.pop(key).remove()
-        if self._attention is not None and not self._has_prefix():
+        if self._attention is not None and not any(self._sites[path].what == "attention" for path in used):
             self._model.set_attn_implementation(self._attention)
             self._attention = None
-
-    def _has_prefix(self) -> bool:
-        residents = (self.residents.adapter(name) for name in self._sources if name in self.residents)
-        return any(isinstance(part, PrefixWeights) for adapter in residents for part in adapter.values())
 
     def _forget_plans(self, name: str) -> None:
         for key in [key for key, plan in self._plans.items() if name in plan.names]:

@@ -9,7 +9,7 @@ from collegium.data import Corpus, Document
 from collegium.experts import Expert
 from collegium.experts.algebra import Delta, deltas_of, evaluate, names_in, parse_list, written
 from collegium.experts.algebra.delta import KINDS
-from collegium.experts.algebra.syntax import Name
+from collegium.experts.algebra.syntax import Name, shortened
 from collegium.library import Library
 
 
@@ -50,7 +50,8 @@ class Operands:
         for operand in self.each:
             if operand.name is None:
                 raise ConfigError(
-                    f"{method} reads each expert's own texts, so it takes experts by name, got {operand.text}."
+                    f"{method} reads each expert's own texts, so it takes experts by name, got "
+                    f"{shortened(operand.text)}."
                 )
         return tuple(operand.name or "" for operand in self.each)
 
@@ -65,7 +66,7 @@ def read_operands(library: Library, text: str) -> Operands:
     nodes = parse_list(text, library.names())
     names = tuple(dict.fromkeys(name for node in nodes for name in names_in(node)))
     if not names:
-        raise ConfigError(f"{text!r} names no expert, so there is nothing to merge.")
+        raise ConfigError(f"{shortened(text)} names no expert, so there is nothing to merge; write which: law + code.")
     experts = tuple(library[name] for name in names)
     deltas = deltas_of(experts)
     return Operands(
@@ -86,7 +87,10 @@ def mergeable(library: Library) -> tuple[str, ...]:
     """Return the language experts that are changes of the base; raises ConfigError where there is none."""
     names = tuple(row.name for row in library.rows().values() if row.kind in KINDS and row.task == "language")
     if not names:
-        raise ConfigError(f"the library {library.path} has no expert of kind {' or '.join(KINDS)} to merge.")
+        raise ConfigError(
+            f"the library {library.path} has no language expert of kind {' or '.join(KINDS)} to merge; train one, or "
+            "use mix or ensemble."
+        )
     return names
 
 

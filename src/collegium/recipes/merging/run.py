@@ -11,6 +11,7 @@ from collegium.core.errors import ConfigError, NameTaken
 from collegium.core.names import check_name
 from collegium.data import Corpus, read_domains
 from collegium.experts.algebra import Compressed, merged_expert
+from collegium.experts.algebra.syntax import shortened
 from collegium.experts.average import joined_documents
 from collegium.library import Library
 from collegium.models import Base, LoraWeights
@@ -31,7 +32,8 @@ class MergeConfig:
     name: Annotated[str, arg(name="as")]
     """The new expert's name."""
     expression: Positional[str] = ""
-    """A sum of experts, or several with commas between them for --method; none = all (not for linear)."""
+    """A sum of experts, "(-toxic)" where it begins with a minus, or several with commas between them for --method; none
+    = all (not for linear)."""
     rank: int = 0
     """The new expert's rank at every layer; 0 = the ranks of its parts together."""
     method: Literal["linear", "average", "ties", "dare", "regmean", "lorahub", "soup", "adaptersoup"] = "linear"
@@ -138,8 +140,8 @@ def _operands(config: MergeConfig, library: Library) -> Operands:
     operands = read_operands(library, config.expression)
     if config.method not in ("linear", "dare", "lorahub") and len(operands.each) == 1:
         raise ConfigError(
-            f"--method {config.method} makes one of several, with commas between them; {config.expression!r} is one. "
-            f'Write "law, code".'
+            f"--method {config.method} makes one of several, with commas between them; "
+            f'{shortened(config.expression)} is one. Write "law, code".'
         )
     return operands
 

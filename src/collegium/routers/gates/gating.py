@@ -5,12 +5,11 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from collegium.core.errors import RoutingError
 from collegium.core.protocols import Gate, Shelf
-from collegium.core.routing import Routing
 from collegium.models import Adapter, Base, lora_parts
 from collegium.ops.choosing import top_softmax
 
@@ -121,16 +120,6 @@ class GateRecipe(Protocol):
         when the experts are no longer those of the fit.
         """
         ...
-
-
-def trace_routing(
-    experts: tuple[str, ...],
-    weights: Float[Tensor, "batch seq k"],
-    index: Int[Tensor, "batch seq k"] | None,
-    kind: Kind,
-) -> Routing:
-    """Return what a gate said at a layer as the one routing value."""
-    return Routing(experts, weights.detach().float().cpu(), None if index is None else index.cpu(), kind)
 
 
 def check_top_k(top_k: int | None, name: str) -> None:

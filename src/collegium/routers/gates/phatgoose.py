@@ -21,6 +21,7 @@ from collegium.routers.fitted import (
     covering_fit,
     fit_card,
     is_fitted,
+    load_fit,
     with_row,
     without_row,
 )
@@ -123,6 +124,12 @@ def grow_phatgoose(
     if not is_fitted(shelf, name):
         shelf.save_router(name, {}, fit_card(PHATGOOSE, shelf, experts=(), first=(), base=base, documents={}))
     change_fit(shelf, name, add, router=PHATGOOSE)
+
+
+def check_grows(shelf: Shelf, name: str, *, base: str) -> None:
+    """Raise RoutingError where a fit is kept that no vectors learnt on this base can join."""
+    if is_fitted(shelf, name):
+        check_fit_base(load_fit(shelf, name, router=PHATGOOSE)[1], base, name)
 
 
 def shrink_phatgoose(shelf: Shelf, name: str = PHATGOOSE, *, expert: str) -> None:
