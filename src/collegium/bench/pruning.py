@@ -62,7 +62,8 @@ def measure_pruning(quick: bool, progress: Progress) -> Finding:
         said = pruned.score(read)
         full = table.full[:, :tokens]
         change = math.exp(float((full - said)[:, 1:].mean())) - 1
-        figures = {**_expected(made, table, texts, tokens), "perplexity_change": change}
+        expected = _expected(made, table, texts, tokens)
+        figures = {**expected, "perplexity_change": change}
         differences.append(float((said - full).abs().max()))
         changes.append(abs(change))
         took = alternate(
@@ -73,7 +74,7 @@ def measure_pruning(quick: bool, progress: Progress) -> Finding:
             timings[name][tokens] = timing
             rows.append(_row(name, tokens, timing, {} if name == "base" else figures))
         ratios[f"pruned_{tokens}_over_base"] = took["pruned ensemble"].least / took["base"].least
-        ratios |= {f"pruned_{tokens}_{name}": value for name, value in figures.items()}
+        ratios |= {f"pruned_{tokens}_{name}": value for name, value in expected.items()}
     ratios["pruned_perplexity_change"] = max(changes)
     ratios["pruned_largest_difference"] = max(differences)
     points = [point for name, each in timings.items() for point in growth(f"{_TASK}, {name}", "tokens", each)]
