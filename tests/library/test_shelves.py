@@ -1,7 +1,6 @@
 """Routers, derived values, and how fast thousands of experts are listed."""
 
 import json
-import time
 
 import pytest
 import torch
@@ -73,11 +72,8 @@ def test_derived_values_may_be_lost(library):
     assert library.derived(key) is None
 
 
-def test_a_thousand_experts_open_at_once(tmp_path, monkeypatch):
-    """1,000 experts open in under a second with the index, 10,000 are listed in a tenth.
-
-    The bound here is loose, because tests run on busy machines; with the index no card is read at all.
-    """
+def test_a_thousand_experts_open_without_their_cards(tmp_path, monkeypatch):
+    """What the index knows is not read again; bench V6 says how long that takes."""
     library = Library(tmp_path / "large", base=BASE)
     for number in range(1000):
         folder = library.path / "experts" / f"e{number:04d}"
@@ -85,10 +81,7 @@ def test_a_thousand_experts_open_at_once(tmp_path, monkeypatch):
         (folder / "card.json").write_text(to_json(ExpertCard(name=folder.name, kind="lora", base=BASE)))
     assert len(library) == 1000
     monkeypatch.setattr("collegium.library.index.read_card", lambda folder: pytest.fail(f"{folder} was read again"))
-    started = time.perf_counter()
-    again = Library(library.path, base=BASE)
-    assert len(again.names(task="language")) == 1000
-    assert time.perf_counter() - started < 1.0
+    assert len(Library(library.path, base=BASE).names(task="language")) == 1000
 
 
 def test_an_index_of_another_schema_is_rebuilt(library, monkeypatch):
