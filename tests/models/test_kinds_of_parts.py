@@ -278,16 +278,18 @@ from collegium.models import Group, RowPlan
 from collegium.testing.pico import pico_base, random_adapter
 
 base, tokens = pico_base(), torch.randint(0, 250, (3, 12))
-for kind in ("lora", "ia3", "bottleneck", "prefix"):
-    for number, name in enumerate((kind, kind + "-2")):
-        base.attach(name, make(base, kind, seed=number))
-    plan = RowPlan((Group((kind, kind + "-2"), torch.rand(3, 1, 2)), Group((kind,)), Group()))
-    block, captured = base.blocks[1], {}
-    keep = lambda module, args, kwargs: captured.update(call=(args, kwargs))
+block = base.blocks[1]
+
+def captured(plan):
+    calls = []
+    keep = lambda module, args, kwargs: calls.append((args, kwargs))
     handle = block.register_forward_pre_hook(keep, with_kwargs=True, prepend=True)
-    base.hidden(tokens, plan=plan)
+    hidden = base.hidden(tokens, plan=plan)
     handle.remove()
-    args, kwargs = captured["call"]
+    return hidden, calls[0]
+
+def compiles(call, plan):
+    args, kwargs = call
     torch._dynamo.reset()
     compiled = torch.compile(block, backend="eager", fullgraph=True)
     with torch.no_grad():
@@ -296,6 +298,12 @@ for kind in ("lora", "ia3", "bottleneck", "prefix"):
         with base.running(plan.rows(3)):
             got = compiled(*args, **kwargs)
     torch.testing.assert_close(got, want)
+
+for kind in ("lora", "ia3", "bottleneck", "prefix"):
+    for number, name in enumerate((kind, kind + "-2")):
+        base.attach(name, make(base, kind, seed=number))
+    plan = RowPlan((Group((kind, kind + "-2"), torch.rand(3, 1, 2)), Group((kind,)), Group()))
+    compiles(captured(plan)[1], plan)
     for name in base.attached:
         base.detach(name)
 
@@ -311,25 +319,11 @@ plan = RowPlan((Group(tuple(adapters), torch.ones(1, 1, 6), gates=gates),))
 wanted = None
 for way in (dense, gathered, grouped):
     gated.cheapest = lambda **sizes: way
-    captured = {}
-    handle = block.register_forward_pre_hook(
-        lambda module, args, kwargs: captured.update(call=(args, kwargs)), with_kwargs=True, prepend=True
-    )
-    hidden = base.hidden(tokens, plan=plan)
-    handle.remove()
+    hidden, call = captured(plan)
     wanted = hidden if wanted is None else wanted
     torch.testing.assert_close(hidden, wanted, atol=1e-5, rtol=0)
-    if way is grouped:  # which compilers do not know
-        continue
-    args, kwargs = captured["call"]
-    torch._dynamo.reset()
-    compiled = torch.compile(block, backend="eager", fullgraph=True)
-    with torch.no_grad():
-        with base.running(plan.rows(3)):
-            want = block(*args, **kwargs)
-        with base.running(plan.rows(3)):
-            got = compiled(*args, **kwargs)
-    torch.testing.assert_close(got, want)
+    if way is not grouped:  # which compilers do not know
+        compiles(call, plan)
 print("compiled")
 """
 
