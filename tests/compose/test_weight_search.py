@@ -54,6 +54,18 @@ def test_the_bounds_hold():
     assert found.weights["law"] == pytest.approx(1.5, abs=1e-2)
 
 
+def test_a_few_evaluations_more_than_experts_move_every_weight():
+    best = {f"expert {number}": (-1) ** number * (0.1 + 0.05 * number) for number in range(12)}
+
+    def loss(weights):
+        return 2 + sum((weights.get(name, 0.0) - wanted) ** 2 for name, wanted in best.items())
+
+    found = search_weights(loss, tuple(best), penalty=0.0, evaluations=28)
+    start = min(loss({}), loss(dict.fromkeys(best, 1 / 12)))
+    assert found.loss - 2 < (start - 2) / 2
+    assert len({round(weight, 4) for weight in found.weights.values()}) >= 10
+
+
 def test_a_search_needs_experts_and_evaluations():
     with pytest.raises(ConfigError, match="at least one expert"):
         search_weights(bowl, [])
