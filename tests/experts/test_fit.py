@@ -95,6 +95,21 @@ def test_an_expert_is_the_same_alone_and_after_others(pico):
     assert not equal(alone, fit_expert(pico, CODE, config=dataclasses.replace(CONFIG, seed=1)))
 
 
+def test_experts_of_a_seed_begin_alike(pico):
+    still = dataclasses.replace(CONFIG, steps=1, learning_rate=1e-12)
+
+    def first(expert: Expert) -> dict[str, torch.Tensor]:
+        return {name: each for name, each in tensors(expert).items() if name.endswith(" a")}
+
+    law, code = (first(fit_expert(pico, each, config=still)) for each in (LAW, CODE))
+    assert all(torch.allclose(law[name], code[name], atol=1e-9) for name in law)
+    other_seed = first(fit_expert(pico, CODE, config=dataclasses.replace(still, seed=1)))
+    split = CODE.split()
+    other_label = first(fit_documents(pico, split.train, dev=split.dev, config=still, name="code", label="x").expert)
+    for other in (other_seed, other_label):
+        assert not any(torch.allclose(law[name], other[name], atol=1e-3) for name in law)
+
+
 def test_the_law_rejects_weights_drawn_from_the_common_stream(pico, monkeypatch):
     def careless(base: Base, config: FitConfig, label: str, *, tokens: torch.Tensor) -> Adapter:
         fresh = fresh_adapter(base, config, label, tokens=tokens)

@@ -7,7 +7,8 @@ import torch
 
 from collegium.core.cards import ExpertCard
 from collegium.core.errors import IncompatibleExpert, LibraryError
-from collegium.experts import AdapterPayload, Expert, adapter_payload
+from collegium.data import Document, Domain
+from collegium.experts import AdapterPayload, Expert, FitConfig, adapter_payload, fit_expert
 from collegium.library import (
     ClusterSettings,
     Library,
@@ -149,6 +150,28 @@ def test_clusters_find_families(base, library):
     assert torch.allclose(found.similarity.diagonal(), torch.ones(6), atol=1e-5)
     again = parameter_clusters(library, names, settings=ClusterSettings(clusters=2))
     assert torch.equal(again.similarity, found.similarity)
+
+
+def test_experts_that_began_elsewhere_are_named(base, library):
+    names = families(base, library)
+    assert parameter_clusters(library, names).strangers == ()
+    library.add(expert(base, "elsewhere", 77))
+    assert parameter_clusters(library, (*names, "elsewhere")).strangers == ("elsewhere",)
+    assert parameter_clusters(library, ("elsewhere",), settings=ClusterSettings(clusters=1)).strangers == ()
+
+
+def test_clusters_of_trained_experts_are_those_of_their_texts(base, library):
+    words = {"law": "the court finds for the tenant and the rent is due", "code": "def f(x): return [y for y in x]"}
+    config = FitConfig(rank=4, steps=12, batch=2, window=32, learning_rate=1e-2, dev_tokens=64)
+    names = []
+    for family, sentence in words.items():
+        for part in range(3):
+            documents = tuple(Document(text=f"{part * 100 + n} {sentence}; " * 4) for n in range(9))
+            names.append(f"{family}-{part}")
+            library.add(fit_expert(base, Domain(names[-1], documents), config=config))
+    found = parameter_clusters(library, names)
+    assert {frozenset(each) for each in found.members} == {frozenset(names[:3]), frozenset(names[3:])}
+    assert found.strangers == ()
 
 
 def test_clusters_are_kept_under_everything_they_follow_from(base, library):

@@ -1,7 +1,8 @@
 """Making experts: small changes of a base, trained on a domain's documents alone.
 
-What each kind starts from is said in `fresh.py`. Everything random is named after seed, domain and place: an expert
-trained alone, in parallel or after others comes out the same. Departure from the papers: no dropout, and the first
+What each kind starts from is said in `fresh.py`. What an expert reads is drawn under seed and domain, its first weights
+under the seed alone: an expert trained alone, in parallel or after others comes out the same, and all of one seed begin
+alike, so that they can be compared by their weights and merge well. Departure from the papers: no dropout, and the first
 weights are a candidate for the best.
 """
 
@@ -29,6 +30,9 @@ from collegium.train import Checkpoints, Fit, History, Logger, fit
 
 BEING_FITTED = ".being-fitted"
 """The name a new expert is attached under while it is trained; no name of an expert can begin with a dot."""
+
+ALIKE = "all experts"
+"""The name under which the first weights of every expert are drawn."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,15 +116,14 @@ def fit_domain(
     logger: Logger | None = None,
 ) -> Trained:
     """Return what `fit_expert` returns, with the learning curve."""
-    split = domain.split()
-    return fit_documents(
+    origin = Origin.of(domain)
+    return _fit(
         base,
-        split.train,
-        dev=split.dev,
+        {domain.name: Texts.of(domain)},
         config=config,
         name=name or domain.name,
         label=domain.name,
-        origin=Origin.of(domain),
+        origin=origin,
         checkpoint=checkpoint,
         logger=logger,
     )
@@ -162,11 +165,20 @@ def fit_documents(
 ) -> Trained:
     """Return an expert trained on any documents: one domain's, or a random part's.
 
-    label: the name under which everything random is drawn; default = the expert's.
+    label: the name under which everything random is drawn; default = the expert's for the order in which it reads, and
+    one name for the first weights of all.
     """
-    label = label or name
-    texts = {label: Texts(train, dev)}
-    return _fit(base, texts, config=config, name=name, label=label, origin=origin, checkpoint=checkpoint, logger=logger)
+    return _fit(
+        base,
+        {label or name: Texts(train, dev)},
+        config=config,
+        name=name,
+        label=label or name,
+        start=label or ALIKE,
+        origin=origin,
+        checkpoint=checkpoint,
+        logger=logger,
+    )
 
 
 def _fit(
@@ -176,6 +188,7 @@ def _fit(
     config: FitConfig,
     name: str,
     label: str,
+    start: str = ALIKE,
     origin: Origin,
     checkpoint: Path | None,
     logger: Logger | None,
@@ -185,7 +198,7 @@ def _fit(
     recipe = recipe_of(config, config.kind, base)
     with using_threads(config.threads or 1), memory_errors(memory_flags(config, config.kind)):
         objective = text_objective(base, RowPlan.one(BEING_FITTED), texts=texts, config=config, label=label)
-        adapter = fresh_adapter(base, config, label, tokens=objective.train.tokens)
+        adapter = fresh_adapter(base, config, start, tokens=objective.train.tokens)
         weights = {f"{path}.{key}": each for path, part in adapter.items() for key, each in part.tensors.items()}
         base.attach(BEING_FITTED, adapter)
         try:

@@ -9,7 +9,7 @@
   network computes the prefix during training.
 
 The first four change nothing until they are trained. A fresh prefix does: the base answers as if it had read those
-tokens. Each matrix is drawn from a generator of its own, named after seed, domain and place.
+tokens. Each matrix is drawn from a generator of its own, named after seed, kind, label and place.
 """
 
 import dataclasses

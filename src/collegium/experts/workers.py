@@ -48,7 +48,6 @@ class Task:
     dev: tuple[Document, ...]
     config: FitConfig
     folder: Path
-    label: str | None = None
     origin: Origin = field(default_factory=Origin)
     branch: Branch | None = None
 
@@ -123,7 +122,6 @@ def perform(base: Base, task: Task, *, report: Report) -> Trained:
         dev=task.dev,
         config=task.config,
         name=task.name,
-        label=task.label,
         origin=task.origin,
         checkpoint=task.checkpoints,
         logger=ReportingLogger(task.name, task.config.steps, report),
@@ -223,7 +221,7 @@ def run_tasks(
 def domain_task(domain: Domain, config: FitConfig, work: Path, *, branch: Branch | None = None) -> Task:
     """Return the task of making a domain's expert; raises DataError under three documents."""
     split, folder = domain.split(), work / domain.name
-    return Task(domain.name, split.train, split.dev, config, folder, domain.name, Origin.of(domain), branch)
+    return Task(domain.name, split.train, split.dev, config, folder, Origin.of(domain), branch)
 
 
 def clear_away(folder: Path) -> None:

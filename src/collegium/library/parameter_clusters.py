@@ -18,6 +18,9 @@ from collegium.models import LoraWeights
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_UNRELATED = 0.05
+"""Cosines of weights that began alike are 0.5 and more, those of others 0.01 and less."""
+
 
 @dataclass(frozen=True)
 class ClusterSettings:
@@ -63,6 +66,14 @@ class ParameterClusters:
         return tuple(
             tuple(name for name, own in zip(self.experts, labels, strict=True) if own == label)
             for label in range(max(labels) + 1)
+        )
+
+    @property
+    def strangers(self) -> tuple[str, ...]:
+        """Experts whose weights are like no other's: they began from other first weights, so their cluster is chance."""
+        others = self.similarity - 2 * torch.eye(len(self.experts))
+        return tuple(
+            name for name, most in zip(self.experts, others.amax(1).tolist(), strict=True) if -1 < most < _UNRELATED
         )
 
 

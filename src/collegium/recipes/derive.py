@@ -117,10 +117,16 @@ def _clusters(config: DeriveConfig, base: Base, library: Library, watch: Watch) 
     names = [f"{prefix}-{number}" for number in range(len(found.members))]
     for name, members in zip(names, found.members, strict=True):
         watch.say(f"{name}: {', '.join(members)}")
+    if found.strangers:
+        watch.say(
+            f"warning: the weights of {', '.join(found.strangers)} are like no other expert's; experts that began from "
+            "other first weights (another --seed, another trainer) cannot be compared by them, and fall anywhere."
+        )
     result = {
         "clusters": dict(zip(names, map(list, found.members), strict=True)),
         "experts": list(found.experts),
         "similarity": found.similarity.tolist(),
+        "strangers": list(found.strangers),
     }
     if not config.train:
         return result
