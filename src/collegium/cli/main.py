@@ -4,11 +4,13 @@ Exit codes: 0 done, 1 `library verify` found problems, 2 a mistake or broken sur
 """
 
 import contextlib
+import gc
 import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
+from typing import NoReturn
 
 from collegium.cli.bench import BENCH
 from collegium.cli.claims import CLAIMS
@@ -130,5 +132,15 @@ def _warnings_shown(screen: Screen) -> Iterator[None]:
         yield
 
 
+def process() -> NoReturn:
+    """End this process with the exit code of its command line.
+
+    What is still there is kept from the last garbage collection, which looks at every object of torch for half a second.
+    """
+    code = main()
+    gc.freeze()
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    process()
