@@ -135,7 +135,7 @@ def _warnings_shown(screen: Screen) -> Iterator[None]:
 def process() -> NoReturn:
     """End this process with the exit code of its command line.
 
-    What is still there is kept from the last garbage collection, which looks at every object of torch for half a second.
+    What is still there is spared the last garbage collection: looking at every object of torch takes half a second.
     """
     code = main()
     gc.freeze()

@@ -2,8 +2,8 @@
 
 What each kind starts from is said in `fresh.py`. What an expert reads is drawn under seed and domain, its first weights
 under the seed alone: an expert trained alone, in parallel or after others comes out the same, and all of one seed begin
-alike, so that they can be compared by their weights and merge well. Departure from the papers: no dropout, and the first
-weights are a candidate for the best.
+alike, so that they can be compared by their weights and merge well. Departure from the papers: no dropout, and the
+first weights are a candidate for the best.
 """
 
 import dataclasses

@@ -70,7 +70,7 @@ class ParameterClusters:
 
     @property
     def strangers(self) -> tuple[str, ...]:
-        """Experts whose weights are like no other's: they began from other first weights, so their cluster is chance."""
+        """Experts whose weights are like no other's: they began from other first weights; their cluster is chance."""
         others = self.similarity - 2 * torch.eye(len(self.experts))
         return tuple(
             name for name, most in zip(self.experts, others.amax(1).tolist(), strict=True) if -1 < most < _UNRELATED
