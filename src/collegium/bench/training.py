@@ -81,7 +81,7 @@ def first_reading(base: Base, config: FitConfig) -> int:
 def fit_ours(base: Base, config: FitConfig) -> StepClock:
     """Return the clock of one fit of ours."""
     clock, read = StepClock(), texts(base, config)
-    fit_documents(base, read.train, dev=read.dev, config=config, name=_NAME, logger=clock)
+    fit_documents(base, read.train, dev=read.dev, config=config, name=_NAME, label=_NAME, logger=clock)
     return clock
 
 

@@ -88,7 +88,7 @@ def search_weights(loss: Loss, names: Sequence[str], *, penalty: float = 0.05, e
     values = [asked(start) for start in starts]
     first = starts[min(range(len(starts)), key=values.__getitem__)]
     with contextlib.suppress(_SpentError):
-        minimize(asked, first, method="COBYLA", tol=1e-3, options={"rhobeg": _FIRST_STEP, "maxiter": evaluations})
+        minimize(asked, first, method="COBYLA", tol=1e-4, options={"rhobeg": _FIRST_STEP, "maxiter": evaluations})
     weights = {name: float(weight) for name, weight in zip(names, asked.best, strict=True) if weight}
     return FoundWeights(weights, float(asked.nats), asked.count)
 
