@@ -66,8 +66,8 @@ def search_weights(loss: Loss, names: Sequence[str], *, penalty: float = 0.05, e
     """Return weights that make loss + penalty * sum_e |w_e| small, in as many evaluations  [huang2023lorahub].
 
     No expert, each alone and all in equal parts come first; from the best of them COBYLA goes on within the bounds: it
-    fits a plane to the losses seen and steps down it, so that a few evaluations more than there are experts already
-    move every weight. What comes out is never worse than any of those, and the same each time.
+    fits a plane to the losses seen and steps down it, so that every weight is tried within as many evaluations as
+    there are experts. What comes out is never worse than any of those, and the same each time.
 
     Departures: the weights blend changes, not A and B by themselves; COBYLA in place of an evolution strategy.
 
