@@ -31,6 +31,7 @@ from collegium.experts.algebra import (
 from collegium.models import (
     BottleneckWeights,
     FfnWeights,
+    HeadWeights,
     Ia3Weights,
     PrefixWeights,
     RowPlan,
@@ -147,7 +148,8 @@ def test_a_merged_expert_in_the_slots_is_the_merged_dense_model(architecture, ki
 
 
 def expert(name, adapter, *, base=None, **fields):
-    payload = AdapterPayload(adapter)
+    head = HeadWeights(torch.ones(1, INPUTS)) if fields.get("task", "language") != "language" else None
+    payload = AdapterPayload(adapter, head=head)
     return Expert(ExpertCard(name=name, kind=payload.kind, base=base, **fields), payload)
 
 
@@ -181,6 +183,9 @@ def test_what_does_not_belong_together_is_refused():
         deltas_of([law, expert("k", rescaling(0))])
     with pytest.raises(IncompatibleExpert, match="one task"):
         deltas_of([law, expert("judge", low_rank(1), base=FIRST, task="reward")])
+    judges = [expert(name, low_rank(1), base=FIRST, task="reward") for name in ("strict", "kind")]
+    with pytest.raises(IncompatibleExpert, match="have a head each"):
+        deltas_of(judges)
     with pytest.raises(IncompatibleExpert, match="q: one expert changes"):
         delta_of(law) + delta_of(expert("wide", low_rank(1, inputs=INPUTS + 1)))
     with pytest.raises(IncompatibleExpert, match="different sides"):

@@ -185,7 +185,7 @@ REFUSED = {
     "ensure_weight_tying": True,
     "kasa_config": {"beta": 1.0},
     "a_field_of_the_future": 3,
-    "task_type": "SEQ_CLS",
+    "task_type": "TOKEN_CLS",
     "r": 0,
     "lora_alpha": "8",
     "rank_pattern": {"q_proj": "2"},

@@ -8,12 +8,13 @@ import torch
 
 from collegium.core.cards import ExpertCard, Fingerprint
 from collegium.experts import AdapterPayload, Expert
-from collegium.models import LoraWeights
+from collegium.models import HeadWeights, LoraWeights
 
 BASE = Fingerprint("c" * 64, "t" * 64, "w" * 64)
 
 
 def make_expert(name, seed=0, **fields):
+    head = HeadWeights(torch.ones(1, 6)) if fields.get("task", "language") != "language" else None
     draw = torch.Generator().manual_seed(seed)
     adapter = {
         f"model.layers.{layer}.up": LoraWeights(
@@ -21,7 +22,7 @@ def make_expert(name, seed=0, **fields):
         )
         for layer in range(2)
     }
-    return Expert(ExpertCard(name=name, kind="lora", base=BASE, **fields), AdapterPayload(adapter))
+    return Expert(ExpertCard(name=name, kind="lora", base=BASE, **fields), AdapterPayload(adapter, head=head))
 
 
 def in_child(action):

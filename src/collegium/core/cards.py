@@ -53,6 +53,8 @@ class ExpertCard:
     documents:   split name (`train`, `dev`) -> document hashes of its domain, used or not.
     tokens_seen: tokens of training, repetitions counted.
     recipe:      the resolved settings it was made with; `recipe_hash` is their sha256.
+    constants:   what belongs to the weights and is no weight: how a judge pools a text and cuts it, its domain's mean
+                 and deviation.
     parents:     names and payload checksums of the experts it was branched or merged from.
     payload:     file name -> sha256.
     """
@@ -68,6 +70,7 @@ class ExpertCard:
     trained_parameters: int = 0
     recipe: Mapping[str, Any] = field(default_factory=dict)
     recipe_hash: str = ""
+    constants: Mapping[str, Any] = field(default_factory=dict)
     parents: Mapping[str, str] = field(default_factory=dict)
     payload: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -207,6 +210,7 @@ _CARD_FIELDS: Mapping[str, Callable[[object], object]] = {
     "trained_parameters": _count,
     "recipe": _table,
     "recipe_hash": lambda value: isinstance(value, str),
+    "constants": _table,
     "parents": _text_table,
     "payload": _payload,
     "warnings": _texts,

@@ -83,7 +83,8 @@ def check_expert(expert: Expert, *, base: Fingerprint | None = None, sites: Site
         if not tensors:
             raise CorruptExpert(f"expert {expert.name!r} changes no layer at all.")
         check_parts(expert.payload.adapter, where=f"expert {expert.name!r}")
-        check_finite(tensors, where=f"expert {expert.name!r}")
+        head = {} if expert.payload.head is None else expert.payload.head.tensors
+        check_finite(tensors | {f"head {name}": each for name, each in head.items()}, where=f"expert {expert.name!r}")
         if sites is not None:
             check_sites(expert.payload.adapter, sites, where=f"expert {expert.name!r}")
 

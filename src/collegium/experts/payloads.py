@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from collegium.core.cards import ExpertCard, Kind, content_hash
 from collegium.core.errors import IncompatibleExpert
-from collegium.models import Adapter, Base, LoraWeights, lora_parts
+from collegium.models import Adapter, Base, HeadWeights, LoraWeights, lora_parts
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,10 +18,12 @@ class AdapterPayload:
 
     fan_in_fan_out: whether these layers are GPT-2's `Conv1D`, which keeps its matrix the other way round; PEFT wants
     it said in its file. `adapter_payload(base, adapter)` finds out.
+    head: what reads a text's pooled hidden state, of a reward model or a classifier; a language expert has none.
     """
 
     adapter: Adapter
     fan_in_fan_out: bool = False
+    head: HeadWeights | None = None
 
     def __post_init__(self) -> None:
         """Check that the parts are of one kind."""
@@ -42,7 +44,8 @@ class AdapterPayload:
     @property
     def parameters(self) -> int:
         """How many numbers it holds."""
-        return sum(tensor.numel() for part in self.adapter.values() for tensor in part.tensors.values())
+        parts = (*self.adapter.values(), *(() if self.head is None else (self.head,)))
+        return sum(tensor.numel() for part in parts for tensor in part.tensors.values())
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +64,7 @@ class WholePayload:
 class Expert:
     """A card and its payload.
 
-    Raises IncompatibleExpert when the card's kind is not the payload's.
+    Raises IncompatibleExpert when the card's kind is not the payload's, or when a head is missing or one too many.
     """
 
     card: ExpertCard
@@ -74,6 +77,8 @@ class Expert:
             raise IncompatibleExpert(
                 f"expert {self.card.name!r}: the card says kind {self.card.kind!r}, the payload is {kind!r}."
             )
+        if isinstance(self.payload, AdapterPayload):
+            check_head(self.card, self.payload)
 
     @property
     def name(self) -> str:
@@ -88,6 +93,25 @@ class Expert:
     def renamed(self, name: str) -> "Expert":
         """Return the same expert under another name."""
         return Expert(dataclasses.replace(self.card, name=name), self.payload)
+
+
+def check_head(card: ExpertCard, payload: AdapterPayload) -> None:
+    """Raise IncompatibleExpert for a head where there is none, a judge without its head, or a head of another kind."""
+    if card.task == "language" and payload.head is not None:
+        raise IncompatibleExpert(
+            f"expert {card.name!r} has a head ({payload.head.module!r}), which a language expert does not use: it "
+            "speaks through its base's output layer. If it is a reward model, its card must say so."
+        )
+    if payload.head is not None and payload.kind != "lora":
+        raise IncompatibleExpert(
+            f"expert {card.name!r} is of kind {payload.kind!r}; a head is kept beside a low-rank adapter (lora), or "
+            "inside a whole model."
+        )
+    if card.task != "language" and payload.head is None and payload.kind == "lora":
+        raise IncompatibleExpert(
+            f"expert {card.name!r} is for {card.task} and has no head: an adapter alone says no number. Save it again "
+            "with its head (PEFT: modules_to_save)."
+        )
 
 
 def payload_digest(payload: Mapping[str, str]) -> str:
@@ -105,8 +129,8 @@ def payload_checksums(payload: AdapterPayload | WholePayload) -> dict[str, str]:
         return write_payload(payload, Path(folder))
 
 
-def adapter_payload(base: Base, adapter: Adapter) -> AdapterPayload:
-    """Return the payload of an adapter that was made on this base.
+def adapter_payload(base: Base, adapter: Adapter, *, head: HeadWeights | None = None) -> AdapterPayload:
+    """Return the payload of an adapter, and of its head, that were made on this base.
 
     >>> from collegium.testing.pico import pico_base, random_adapter
     >>> base = pico_base()
@@ -114,4 +138,4 @@ def adapter_payload(base: Base, adapter: Adapter) -> AdapterPayload:
     False
     """
     kinds = {type(base.model.get_submodule(path)).__name__ for path in adapter if path in base.linear_sites()}
-    return AdapterPayload(adapter, fan_in_fan_out=kinds == {"Conv1D"})
+    return AdapterPayload(adapter, fan_in_fan_out=kinds == {"Conv1D"}, head=head)

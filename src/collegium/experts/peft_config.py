@@ -24,6 +24,7 @@ HONOURED = frozenset(
         "layers_pattern",
         "fan_in_fan_out",
         "init_lora_weights",
+        "modules_to_save",
     }
 )
 """Fields that say what an adapter computes, and that Collegium computes likewise."""
@@ -33,6 +34,10 @@ WITHOUT_EFFECT = frozenset({"lora_dropout", "megatron_core", "qalora_group_size"
 
 DEFAULTS: Mapping[str, Any] = {"bias": "none"}
 """Defaults that are not None, False or empty; every other field must be one of these."""
+
+HEADS = ("score", "classifier")
+"""Modules that PEFT may save whole beside an adapter: the heads of transformers' sequence classification models."""
+TASKS = ("CAUSAL_LM", "SEQ_CLS")
 
 PLAIN_STARTS = (True, False, "gaussian", "orthogonal", None)
 """Values of init_lora_weights that leave the base as it was."""
@@ -56,7 +61,7 @@ def peft_config(payload: AdapterPayload) -> dict[str, Any]:
     rank, alpha = _commonest(ranks.values()), _commonest(alphas.values())
     return {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
+        "task_type": "CAUSAL_LM" if payload.head is None else "SEQ_CLS",
         "base_model_name_or_path": None,
         "r": rank,
         "lora_alpha": alpha,
@@ -69,14 +74,15 @@ def peft_config(payload: AdapterPayload) -> dict[str, Any]:
         "bias": "none",
         "init_lora_weights": True,
         "inference_mode": True,
+        **({} if payload.head is None else {"modules_to_save": [payload.head.module]}),
     }
 
 
 def check_peft_config(config: Mapping[str, Any], *, where: str) -> None:
     """Raise IncompatibleExpert, naming the fields, when a configuration asks for what Collegium does not compute."""
-    problems = [*_other_starts(config), *_wrong_types(config)]
+    problems = [*_other_starts(config), *_other_modules(config), *_wrong_types(config)]
     known = HONOURED | WITHOUT_EFFECT
-    check_fields(config, kind="LORA", known=known, defaults=DEFAULTS, problems=problems, where=where)
+    check_fields(config, kind="LORA", known=known, defaults=DEFAULTS, problems=problems, tasks=TASKS, where=where)
 
 
 def site_scales(config: Mapping[str, Any], modules: Sequence[str], *, where: str) -> dict[str, SiteScale]:
@@ -95,6 +101,13 @@ def _other_starts(config: Mapping[str, Any]) -> list[str]:
     if start in PLAIN_STARTS:
         return []
     return [f"init_lora_weights = {start!r} (it changes the base; convert the adapter to plain LoRA with PEFT)"]
+
+
+def _other_modules(config: Mapping[str, Any]) -> list[str]:
+    saved = config.get("modules_to_save")
+    if not saved or (isinstance(saved, list) and all(each in HEADS for each in saved)):
+        return []
+    return [f"modules_to_save = {saved!r} (only a head is kept whole: {' or '.join(HEADS)})"]
 
 
 def _wrong_types(config: Mapping[str, Any]) -> list[str]:

@@ -25,12 +25,13 @@ def check_fields(
     known: Collection[str],
     defaults: Mapping[str, Any],
     problems: Sequence[str],
+    tasks: Sequence[str] = ("CAUSAL_LM",),
     where: str,
 ) -> None:
     """Raise IncompatibleExpert, naming the fields, when a configuration asks for what Collegium does not compute.
 
     known: what is honoured or has no effect; every other field must be None, False, empty or its default.
-    problems: what else is wrong with its fields.
+    problems: what else is wrong with its fields. tasks: values of task_type that are followed.
     """
     if config.get("peft_type") != kind:
         raise IncompatibleExpert(f"{where}: peft_type {config.get('peft_type')!r} is not {kind!r}.")
@@ -42,8 +43,8 @@ def check_fields(
         and not (value is None or value is False or value in ({}, []))
     ]
     task = config.get("task_type")
-    if task not in (None, "CAUSAL_LM"):
-        odd.append(f"task_type = {task!r} (a language expert is CAUSAL_LM)")
+    if task is not None and task not in tasks:
+        odd.append(f"task_type = {task!r} (it may be {' or '.join(tasks)})")
     if odd or problems:
         raise IncompatibleExpert(
             f"{where}: adapter_config.json asks for what Collegium does not do: " + "; ".join([*odd, *problems])

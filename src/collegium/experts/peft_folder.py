@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Literal
 
 from collegium.core.cards import ExpertCard, Kind, content_hash, read_json
 from collegium.core.errors import CorruptExpert, IncompatibleExpert, NameTaken
@@ -12,7 +13,7 @@ from collegium.experts.lora_files import read_lora, write_lora
 from collegium.experts.payloads import AdapterPayload, Expert, adapter_payload
 from collegium.experts.peft_fields import CONFIG_FILE
 from collegium.experts.peft_prefix import read_peft_prefix, write_peft_prefix
-from collegium.models import Base
+from collegium.models import Base, HeadWeights
 
 UNVERIFIED = "base: unverified (a PEFT folder names no base; names and shapes fit)"
 
@@ -24,7 +25,7 @@ READ: Mapping[str, Callable[[Path, Base], AdapterPayload]] = {
 """`peft_type` -> how such a folder is read."""
 
 WRITE: Mapping[Kind, Callable[[AdapterPayload, Path, Base], None]] = {
-    "lora": lambda payload, folder, base: write_lora(adapter_payload(base, payload.adapter), folder),
+    "lora": lambda payload, folder, base: write_lora(adapter_payload(base, payload.adapter, head=payload.head), folder),
     "ia3": lambda payload, folder, base: write_ia3(adapter_payload(base, payload.adapter), folder),
     "prefix": write_peft_prefix,
 }
@@ -46,11 +47,13 @@ def read_peft(folder: Path, base: Base, *, name: str | None = None) -> Expert:
         raise IncompatibleExpert(
             f"{folder}: peft_type {kind!r} is not supported; Collegium reads adapters of type {', '.join(READ)}."
         )
-    payload = adapter_payload(base, READ[kind](folder, base).adapter)
+    read = READ[kind](folder, base)
+    payload = adapter_payload(base, read.adapter, head=read.head)
     recipe = {"method": "peft", "adapter_config": config}
     card = ExpertCard(
         name=name,
         kind=payload.kind,
+        task=_task(payload.head),
         trained_parameters=payload.parameters,
         recipe=recipe,
         recipe_hash=content_hash(recipe),
@@ -94,3 +97,10 @@ def own_name(folder: Path) -> str:
             "it one: name=..., or --as NAME."
         )
     return name
+
+
+def _task(head: HeadWeights | None) -> Literal["language", "reward", "classification"]:
+    """Return what an adapter is for: a head of one output scores, one of several tells apart."""
+    if head is None:
+        return "language"
+    return "reward" if head.weight.shape[0] == 1 else "classification"

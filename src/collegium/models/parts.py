@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from collegium.core.errors import IncompatibleExpert
 
@@ -135,6 +135,28 @@ KINDS: dict[str, type[Part]] = {
 
 Adapter = Mapping[str, Part]
 """Module path inside the base -> what changes there: a linear layer, a feed-forward block or an attention layer."""
+
+
+@dataclass(frozen=True, eq=False)
+class HeadWeights:
+    """A linear layer over a text's pooled hidden state h: W h + bias; a reward model's has one output.
+
+    module: what transformers calls it in this architecture, `score` or `classifier`.
+    """
+
+    weight: Float[Tensor, "label hidden"]
+    bias: Float[Tensor, " label"] | None = None
+    module: str = "score"
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Its weights by name."""
+        return {"weight": self.weight} if self.bias is None else {"weight": self.weight, "bias": self.bias}
+
+    def __call__(self, pooled: Float[Tensor, "row hidden"]) -> Float[Tensor, "row label"]:
+        """Return the head's outputs, in float32."""
+        bias = None if self.bias is None else self.bias.float()
+        return nn.functional.linear(pooled.float(), self.weight.float(), bias)
 
 
 def lora_parts(adapter: Adapter) -> dict[str, LoraWeights]:

@@ -20,6 +20,7 @@ from collegium.core.errors import (
 )
 from collegium.experts import AdapterPayload, Expert, parents_of
 from collegium.experts.fresh import with_tensors
+from collegium.models import HeadWeights
 from collegium.testing.expert_format import adapter_tensors
 
 
@@ -163,7 +164,9 @@ def _check_refused_experts(open_library: Open, third: Expert) -> None:
 def _check_tasks(open_library: Open, third: Expert) -> None:
     library = open_library()
     speaking = library.names()
-    library.add(Expert(replace(third.card, name="judge", task="reward"), third.payload))
+    assert isinstance(third.payload, AdapterPayload), "give adapter experts"
+    head = HeadWeights(torch.ones(1, 4)) if third.payload.kind == "lora" else None
+    library.add(Expert(replace(third.card, name="judge", task="reward"), replace(third.payload, head=head)))
     for other in (library, open_library()):
         assert other.names("reward") == ("judge",), f"names are those of the task asked for: {other.names('reward')}"
         assert other.names("language") == speaking, f"names are those of the task asked for: {other.names('language')}"

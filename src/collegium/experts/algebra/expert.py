@@ -36,6 +36,11 @@ def deltas_of(experts: Sequence[Expert]) -> dict[str, Delta]:
     tasks = sorted({expert.card.task for expert in experts})
     if len(tasks) > 1:
         raise IncompatibleExpert(f"experts for one task are merged with each other, these are for {tasks}.")
+    if tasks and tasks != ["language"]:
+        raise IncompatibleExpert(
+            f"experts for {tasks[0]} have a head each, and a sum of changes has none to read it with. Average what "
+            "they say instead: a routed reward model does."
+        )
     return deltas
 
 
