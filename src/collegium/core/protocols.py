@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from collegium.core.routing import Routing
+from collegium.core.samples import Sample
 
 
 @runtime_checkable
@@ -118,6 +119,20 @@ class Context:
     def batch(self) -> int:
         """How many texts."""
         return self.tokens.shape[0]
+
+
+@runtime_checkable
+class Feature(Protocol):
+    """Gives each sample a number: a reward model, a classifier's probability, whether a word stands in it."""
+
+    @property
+    def name(self) -> str:
+        """What reports and targets call it."""
+        ...
+
+    def __call__(self, samples: Sequence[Sample]) -> Float[Tensor, " sample"]:
+        """Return a value for each sample, in their order, float32."""
+        ...
 
 
 RouterState = Any

@@ -8,17 +8,12 @@ from typing import Literal
 from collegium.core.cards import Source, content_hash
 from collegium.core.errors import DataError, NameTaken
 from collegium.core.names import check_name
+from collegium.core.samples import Message
 from collegium.core.tables import nearest
 
+__all__ = ["MINIMUM_DOCUMENTS", "Corpus", "Document", "Domain", "Message", "Split"]
+
 MINIMUM_DOCUMENTS = 3
-
-
-@dataclass(frozen=True)
-class Message:
-    """One turn of a chat: who (`system`, `user`, `assistant`) and what."""
-
-    role: str
-    content: str
 
 
 @dataclass(frozen=True)

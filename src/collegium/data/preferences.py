@@ -8,13 +8,12 @@ from typing import Any
 from collegium.core.cards import Source, content_hash
 from collegium.core.errors import DataError, NameTaken
 from collegium.core.names import check_name
+from collegium.core.samples import Sample, Text, plain_text
 from collegium.core.tables import nearest
-from collegium.data.documents import Message
+
+__all__ = ["MINIMUM_PROMPTS", "Pair", "PairCorpus", "PairDomain", "PairSplit", "Text", "plain_text", "take_pairs"]
 
 MINIMUM_PROMPTS = 3
-
-Text = str | tuple[Message, ...]
-"""A plain text, or the turns of a chat."""
 
 _ALIKE = 0.1
 """By how much of the longer the lengths of two answers may differ to count as equal."""
@@ -48,19 +47,15 @@ class Pair:
         return content_hash([plain_value(each) for each in (self.prompt, self.chosen, self.rejected)])
 
     @property
+    def samples(self) -> tuple[Sample, Sample]:
+        """The prompt with the answer that was chosen, and with the one that was not."""
+        return Sample(self.prompt, self.chosen), Sample(self.prompt, self.rejected)
+
+    @property
     def length_matched(self) -> bool:
         """Whether the answers' characters differ by at most a tenth of the longer one's."""
         lengths = len(plain_text(self.chosen)), len(plain_text(self.rejected))
         return max(lengths) - min(lengths) <= _ALIKE * max(lengths)
-
-
-def plain_text(text: Text) -> str:
-    """Return all of a text: a chat's turns a line each.
-
-    >>> plain_text((Message("user", "Hi"), Message("assistant", "Hello")))
-    'Hi\\nHello'
-    """
-    return text if isinstance(text, str) else "\n".join(each.content for each in text)
 
 
 def plain_value(text: Text) -> Any:  # noqa: ANN401 - what JSON holds
