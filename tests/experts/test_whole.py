@@ -14,13 +14,14 @@ from collegium.experts import (
     adapter_payload,
     average_experts,
     average_whole,
+    check_expert,
     load_expert,
     load_model,
     open_whole,
     save_expert,
 )
 from collegium.models import RowPlan
-from collegium.testing.pico import random_adapter, random_base
+from collegium.testing.pico import random_adapter, random_base, random_classifier
 
 ARCHITECTURES = ("llama", "gpt2", "gpt_neox", "qwen3", "gemma3")
 TOKENS = torch.randint(0, 250, (2, 7), generator=torch.Generator().manual_seed(0))
@@ -176,3 +177,78 @@ def test_quantised_weights_are_refused(folder, tmp_path):
         save_file({**tensors, name: tensors[name].to(dtype)}, folder / "model.safetensors", metadata={"format": "pt"})
         with pytest.raises(CorruptExpert, match="float8"):
             save_expert(Expert(ExpertCard(name="x", kind="whole"), WholePayload(folder)), tmp_path / f"kept-{dtype}")
+
+
+def judge(base, architecture="llama", *, task="reward", labels=1):
+    card = ExpertCard(name="judge", kind="whole", task=task, base=base.fingerprint)
+    return Expert(card, WholePayload(random_classifier(architecture, 1, labels=labels)))
+
+
+@pytest.mark.parametrize(("architecture", "head"), [("llama", "score"), ("gpt2", "score"), ("bert", "classifier")])
+def test_a_judge_comes_back_with_its_head(architecture, head, tmp_path):
+    base = random_base(architecture)
+    expert = judge(base, architecture, task="classification", labels=3)
+    save_expert(expert, tmp_path / "judge")
+    opened = open_whole(load_expert(tmp_path / "judge", base=base.fingerprint), base)
+    own = expert.payload.model
+    assert not opened.speaks
+    assert opened.causal == (architecture != "bert")
+    assert torch.equal(opened.model.get_submodule(head).weight, own.get_submodule(head).weight)
+    with torch.no_grad():
+        assert torch.equal(opened.hidden(TOKENS), own.eval().base_model(TOKENS).last_hidden_state)
+    assert open_whole(expert, base).fingerprint == opened.fingerprint
+
+
+def test_judges_are_averaged_with_judges_alone():
+    base = random_base("llama")
+    one, two = judge(base), judge(base)
+    averaged = average_experts([one, two], [1.0, 1.0], name="mean", base=base)
+    assert averaged.card.task == "reward"
+    assert torch.allclose(averaged.payload.model.score.weight, one.payload.model.score.weight)
+    speaker = Expert(ExpertCard(name="llama-one", kind="whole"), WholePayload(random_base("llama").model))
+    with pytest.raises(IncompatibleExpert, match="one architecture"):
+        average_experts([one, speaker], [1.0, 1.0], name="mean", base=base)
+
+
+@pytest.mark.parametrize(
+    ("task", "model", "says"),
+    [
+        ("language", lambda: random_classifier("llama"), "is a sequence classifier"),
+        ("reward", lambda: random_base("llama").model, "without a head over a text"),
+        ("classification", lambda: random_base("llama").model, "says no number"),
+    ],
+)
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_model_does_what_its_card_says(task, model, says, stored, tmp_path):
+    made = model()
+    if stored:
+        made.save_pretrained(tmp_path / "elsewhere")
+    expert = Expert(
+        ExpertCard(name="odd", kind="whole", task=task), WholePayload(tmp_path / "elsewhere" if stored else made)
+    )
+    for refused in (
+        lambda: save_expert(expert, tmp_path / "odd"),
+        lambda: check_expert(expert),
+        lambda: open_whole(expert, random_base("llama")),
+    ):
+        with pytest.raises(IncompatibleExpert, match=says):
+            refused()
+    assert not (tmp_path / "odd").exists()
+
+
+def test_a_card_that_lies_about_a_stored_model_is_refused(tmp_path):
+    save_expert(judge(random_base("llama")), tmp_path / "judge")
+    card = tmp_path / "judge" / "card.json"
+    card.write_text(card.read_text().replace('"task": "reward"', '"task": "language"'))
+    with pytest.raises(IncompatibleExpert, match="is a sequence classifier"):
+        load_expert(tmp_path / "judge")
+
+
+def test_a_judge_without_its_head_is_refused(tmp_path):
+    random_classifier("llama").save_pretrained(tmp_path / "model")
+    tensors = load_file(tmp_path / "model" / "model.safetensors")
+    del tensors["score.weight"]
+    save_file(tensors, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
+    expert = Expert(ExpertCard(name="x", kind="whole", task="reward"), WholePayload(tmp_path / "model"))
+    with pytest.raises(CorruptExpert, match=r"not those that config.json describes.*score\.weight"):
+        save_expert(expert, tmp_path / "kept")

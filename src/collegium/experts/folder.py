@@ -13,6 +13,7 @@ from collegium.experts.formats import FORMATS
 from collegium.experts.payloads import AdapterPayload, Expert, WholePayload
 from collegium.experts.peft_fields import CONFIG_FILE
 from collegium.experts.places import Sites, check_parts, check_sites
+from collegium.experts.whole import check_task
 
 CARD_FILE = "card.json"
 METRICS_FILE = "metrics.jsonl"
@@ -33,6 +34,8 @@ def save_expert(expert: Expert, folder: Path) -> ExpertCard:
     Raises CorruptExpert for a card that could not be read again.
     """
     check_name(expert.name)
+    if isinstance(expert.payload, WholePayload):
+        check_task(expert.card, expert.payload)
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise CorruptExpert(f"{folder} is not empty; an expert gets a folder of its own.")
@@ -67,14 +70,19 @@ def load_expert(folder: Path, *, base: Fingerprint | None = None, sites: Sites |
     refuse_pickles(folder)
     check_base(card, base)
     _check_files(card, folder)
-    return Expert(card, FORMATS[card.kind].read(folder, sites=sites))
+    payload = FORMATS[card.kind].read(folder, sites=sites)
+    if isinstance(payload, WholePayload):
+        check_task(card, payload)
+    return Expert(card, payload)
 
 
 def check_expert(expert: Expert, *, base: Fingerprint | None = None, sites: Sites | None = None) -> None:
     """Raise what `load_expert` would raise for an expert in memory."""
     check_name(expert.name)
     check_base(expert.card, base)
-    if isinstance(expert.payload, AdapterPayload):
+    if isinstance(expert.payload, WholePayload):
+        check_task(expert.card, expert.payload)
+    else:
         tensors = {
             f"{path} {name}": tensor
             for path, part in expert.payload.adapter.items()

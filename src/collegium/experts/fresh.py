@@ -37,7 +37,7 @@ from collegium.models import (
 from collegium.models.rotary import base_keys, turned, why_not_rotary
 from collegium.models.sites import parse_layers
 
-_KEYS_AND_VALUES = ("k_proj", "v_proj", "key", "value", "k", "v")
+_KEYS_AND_VALUES = ("k_proj", "v_proj", "key", "value", "k", "v", "k_lin", "v_lin")
 """Names of layers that make keys or values alone."""
 _ALL_THREE = ("query_key_value", "c_attn", "qkv_proj", "Wqkv", "qkv")
 """Names of layers that make queries, keys and values at once."""
@@ -195,7 +195,7 @@ def _fresh_prefix(base: Base, places: Places, config: FitConfig, label: str, tok
 
 
 def _parameters(base: Base, path: str) -> dict[str, Tensor]:
-    return dict(base.model.get_submodule(path).named_parameters())
+    return dict(base.module(path).named_parameters())
 
 
 def _uniform(rank: int, inputs: int, config: FitConfig, label: str, path: str) -> Float[Tensor, "rank input"]:

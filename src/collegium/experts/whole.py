@@ -1,4 +1,7 @@
-"""Whole small language models as experts: a transformers folder, opened as a base of its own."""
+"""Whole small models as experts: a transformers folder, opened as a base of its own.
+
+A language expert speaks; an expert for rewards or classification is a sequence classifier with its head.
+"""
 
 import shutil
 from collections.abc import Mapping
@@ -9,12 +12,13 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from collegium.core.cards import Fingerprint, read_json
+from collegium.core.cards import ExpertCard, Fingerprint, read_json
 from collegium.core.errors import CorruptExpert, IncompatibleExpert, ResourceError
 from collegium.core.tensors import check_finite, read_shapes, safetensors_errors
 from collegium.experts.payloads import Expert, WholePayload
 from collegium.experts.places import Sites
 from collegium.models import Base, memory_errors
+from collegium.models.architectures import CLASSIFIER, LANGUAGE, Opening, declares_classifier, is_classifier
 from collegium.models.fingerprint import hash_config
 from collegium.models.quiet import quiet_transformers
 
@@ -68,6 +72,32 @@ def check_whole(folder: Path) -> None:
             check_finite({name: file.get_tensor(name)}, where=str(folder))
 
 
+def check_task(card: ExpertCard, payload: WholePayload) -> None:
+    """Raise IncompatibleExpert when a language expert's model does not speak, or a judge's is no classifier."""
+    judge = is_judge(payload)
+    if card.task == "language" and judge:
+        raise IncompatibleExpert(
+            f"expert {card.name!r} is a sequence classifier, which says nothing of the next token: it is no language "
+            "expert. If it is a reward model or a classifier, its card must say so (task)."
+        )
+    if card.task != "language" and not judge:
+        raise IncompatibleExpert(
+            f"expert {card.name!r} is for {card.task}, its model is a language model without a head over a text: it "
+            "says no number. Save it as transformers' ...ForSequenceClassification, head included."
+        )
+
+
+def is_judge(payload: WholePayload) -> bool:
+    """Return whether a whole model is a sequence classifier."""
+    model = payload.model
+    return declares_classifier(read_json(model / CONFIG_FILE)) if isinstance(model, Path) else is_classifier(model)
+
+
+def opening_of_whole(folder: Path) -> Opening:
+    """Return how a whole model's folder is opened; a head is never made anew."""
+    return CLASSIFIER if declares_classifier(read_json(folder / CONFIG_FILE)) else LANGUAGE
+
+
 def read_whole(folder: Path, *, sites: Sites | None = None) -> WholePayload:
     """Return the whole model in a folder, checked; it has layers of its own, so a base's sites play no part."""
     del sites
@@ -82,12 +112,10 @@ def load_model(folder: Path, *, dtype: torch.dtype, named: Path | str = "") -> A
 
     Raises CorruptExpert when weights are missing, odd or misshapen, ResourceError when memory does not suffice.
     """
-    from transformers import AutoModelForCausalLM
-
-    named = named or folder
+    named, opening = named or folder, opening_of_whole(folder)
     try:
         with quiet_transformers(), memory_errors("the number of whole models"):
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = opening.loader.from_pretrained(
                 folder,
                 local_files_only=True,
                 trust_remote_code=False,
@@ -100,7 +128,9 @@ def load_model(folder: Path, *, dtype: torch.dtype, named: Path | str = "") -> A
     except ResourceError:
         raise
     except Exception as error:
-        raise CorruptExpert(f"{named} holds no causal language model that transformers can open: {error!r}") from error
+        raise CorruptExpert(
+            f"{named} holds no {opening.what.removeprefix('a ')} that transformers can open: {error!r}"
+        ) from error
     model, report = loaded
     problems = {what: sorted(map(str, names)) for what, names in report.items() if names}
     if problems:
@@ -118,12 +148,14 @@ def rebuilt(model: Any, state: Mapping[str, Tensor], *, dtype: torch.dtype) -> A
 def open_whole(expert: Expert, base: Base, *, dtype: torch.dtype | None = None) -> Base:
     """Return a whole-model expert as a base of its own, on the device of `base`, with its tokenizer.
 
+    A reward model or classifier opens as a base that does not speak; its head is `model.score` or `model.classifier`.
     dtype: default = the base's; a model in memory that has another one stays as it is, and a copy is opened.
 
-    Raises IncompatibleExpert when it has another vocabulary, or is no whole model.
+    Raises IncompatibleExpert when it has another vocabulary, is no whole model, or not what its card says it is for.
     """
     if not isinstance(expert.payload, WholePayload):
         raise IncompatibleExpert(f"expert {expert.name!r} is of kind {expert.card.kind!r}, not a whole model.")
+    check_task(expert.card, expert.payload)
     model, dtype = expert.payload.model, dtype or base.dtype
     if isinstance(model, Path):
         model = load_model(model, dtype=dtype)
@@ -140,7 +172,7 @@ def open_whole(expert: Expert, base: Base, *, dtype: torch.dtype | None = None) 
     if opened.vocab_size != base.vocab_size:
         raise IncompatibleExpert(
             f"expert {expert.name!r} has {opened.vocab_size} token ids, base {base.name} has {base.vocab_size}; "
-            "only models of one vocabulary can speak together."
+            "only models of one vocabulary can be used together."
         )
     return opened
 

@@ -1,6 +1,6 @@
-"""The base model: a transformers decoder, unmodified, through which any number of experts can speak at once."""
+"""The base model: a transformers model, unmodified, through which any number of experts can speak or read at once."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -12,24 +12,28 @@ from torch import Tensor, nn
 from collegium.core.cards import Fingerprint
 from collegium.core.errors import BaseModelError
 from collegium.core.protocols import Tokenizer
+from collegium.models.architectures import longest_text, reads_in_order
 from collegium.models.fingerprint import memory_fingerprint
 from collegium.models.fold import folded_digest, folded_model, weighted_deltas
 from collegium.models.parts import Adapter
 from collegium.models.rows import BASE_ROWS, RowPlan, Rows
-from collegium.models.sites import Site, choose_sites, expert_sites, find_blocks, parse_layers
+from collegium.models.sites import Site, choose_sites, expert_sites, find_blocks, parse_layers, site_module
 from collegium.models.slots import Run, Slots, Source, Trace
-from collegium.models.tail import check_tail, find_tail, log_probs, target_log_probs, target_nats
+from collegium.models.tail import Tail, check_tail, find_tail, log_probs, target_log_probs, target_nats
 
 if TYPE_CHECKING:
     from collegium.models.decoding import BaseDecoding, RowDecoding
 
 
 class Base:
-    """A causal language model with named places for experts; is itself a `LanguageModel`.
+    """A model with named places for experts. One that speaks is itself a `LanguageModel`.
 
     name, source:   what it is called, and the sentence reports say about where it comes from.
     fingerprint:    of the stored files; does not depend on dtype or device.
     context_tokens: the longest text it reads, None when its configuration does not say.
+    output:         what it does to its last hidden states to speak; None for encoders and sequence classifiers, which
+                    read texts and say nothing of the next token.
+    causal:         whether it reads each token knowing those before it alone; False for encoders.
 
     Make one with `load_base` or `Base.from_model`. It serves one thread at a time.
     """
@@ -45,12 +49,14 @@ class Base:
         self.name, self.source, self.fingerprint = name, source, fingerprint
         self.config: Any = whole.config.get_text_config()
         self.inner: Any = whole.base_model
-        self.context_tokens: int | None = getattr(self.config, "max_position_embeddings", None)
+        self.context_tokens = longest_text(self.inner, self.config)
         self.blocks = find_blocks(self.inner, self.config.num_hidden_layers)
-        self.output = find_tail(whole, self.config)
+        self.output: Tail | None = find_tail(whole, self.config)
         self.sites: dict[str, Site] = expert_sites(model, self.blocks, self.config)
         self._slots = Slots(model, self.blocks, self.sites)
-        check_tail(whole, self.inner, self.output)
+        if self.output is not None:
+            check_tail(whole, self.inner, self.output)
+        self.causal: bool = self.speaks or reads_in_order(whole, self.inner)
 
     @staticmethod
     def from_model(
@@ -61,12 +67,15 @@ class Base:
         source: str | None = None,
         fingerprint: Fingerprint | None = None,
     ) -> "Base":
-        """Return the base of a transformers causal language model in memory; its weights are frozen from here on.
+        """Return the base of a transformers model in memory; its weights are frozen from here on.
 
-        Raises BaseModelError when the model is not a decoder whose output layer Collegium can compute by itself.
+        Raises BaseModelError when the model is neither a decoder whose output layer Collegium can compute by itself
+        nor a sequence classifier (of a decoder or an encoder).
         """
         if not hasattr(model, "base_model") or not hasattr(model, "get_output_embeddings"):
-            raise BaseModelError(f"a base is a transformers causal language model, got {type(model).__name__}.")
+            raise BaseModelError(
+                f"a base is a transformers causal language model or sequence classifier, got {type(model).__name__}."
+            )
         return Base(
             model,
             tokenizer,
@@ -76,9 +85,23 @@ class Base:
         )
 
     @property
+    def speaks(self) -> bool:
+        """Whether it has an output layer over its vocabulary."""
+        return self.output is not None
+
+    def require_output(self) -> Tail:
+        """Return the output layer; raises BaseModelError when it has none."""
+        if self.output is None:
+            raise BaseModelError(
+                f"{self.name} ({type(self.model).__name__}) reads texts but has no output layer over a vocabulary; use "
+                "it for rewards or classification, or load a causal language model."
+            )
+        return self.output
+
+    @property
     def vocab_size(self) -> int:
-        """The size of the vocab axis."""
-        return self.output.vocab_size
+        """The size of the vocab axis; of one that does not speak, how many token ids it reads."""
+        return int(self.config.vocab_size) if self.output is None else self.output.vocab_size
 
     @property
     def device(self) -> torch.device:
@@ -113,6 +136,10 @@ class Base:
         """
         linear = {path: (site.block, site.shape) for path, site in self.sites.items() if site.what == "linear"}
         return choose_sites(linear, targets, parse_layers(layers, len(self.blocks)))
+
+    def module(self, path: str) -> nn.Module:
+        """Return the module at a place for experts, a key of `sites`."""
+        return site_module(self.model, path, self.sites[path])
 
     def attach(self, name: str, adapter: Adapter) -> None:
         """Make an expert speakable under a name, on first use installing its slots.
@@ -173,23 +200,24 @@ class Base:
         self,
         tokens: Int[Tensor, "batch seq"],
         *,
+        lengths: Int[Tensor, " batch"] | None = None,
         plan: RowPlan | Rows = BASE_ROWS,
         segments: Int[Tensor, "batch seq"] | None = None,
         trace: Trace | None = None,
     ) -> Float[Tensor, "row seq hidden"]:
         """Return the last hidden states of every row (groups x texts, group-major), with gradient where asked for.
 
+        lengths:  how far each text goes, the rest being padding; default: all the way. A causal base needs none.
         segments: which document each token of a window belongs to; documents do not see each other.
         trace:    is filled with what gates say, by module path.
 
-        Rows are causal and padded on the right: what stands at padding is not defined, and nothing else depends on it.
+        Rows are padded on the right: what stands at padding is not defined, and nothing else depends on it.
+        Raises BaseModelError for segments on a base that is not causal: its tokens see the whole window.
         """
         self.check_length(tokens.shape[1])
-        positions = None if segments is None else segment_positions(segments).to(self.device)
+        asked = self._asked(tokens, lengths, segments)
         with self.running(as_rows(plan, tokens.shape[0]), trace=trace) as run:
-            hidden = self.inner(
-                input_ids=tokens.to(self.device), position_ids=positions, use_cache=False
-            ).last_hidden_state
+            hidden = self.inner(input_ids=tokens.to(self.device), use_cache=False, **asked).last_hidden_state
         return run.widen(hidden, len(self.blocks))
 
     def score_rows(
@@ -204,18 +232,19 @@ class Base:
 
         The output layer is computed only for what is scored, a chunk at a time.
         """
+        output = self.require_output()
         with torch.no_grad():
-            hidden = self.hidden(tokens, plan=plan)
-            return self._per_token(hidden, tokens, self._read(tokens, lengths, scored), target_log_probs).view(
-                len(plan.groups), *tokens.shape
-            )
+            hidden, read = self.hidden(tokens, plan=plan), self._read(tokens, lengths, scored)
+            said = self._per_token(hidden, tokens, read, lambda *each: target_log_probs(output, *each))
+        return said.view(len(plan.groups), *tokens.shape)
 
     def logprobs_rows(
         self, tokens: Int[Tensor, "batch seq"], *, plan: RowPlan = BASE_ROWS
     ) -> Float[Tensor, "group batch seq vocab"]:
         """Return log p(next token | tokens up to here) at every position, for every group; not defined at padding."""
+        output = self.require_output()
         with torch.no_grad():
-            rows = log_probs(self.output, self.hidden(tokens, plan=plan))
+            rows = log_probs(output, self.hidden(tokens, plan=plan))
         return rows.view(len(plan.groups), *tokens.shape, self.vocab_size)
 
     def token_nats(
@@ -231,11 +260,12 @@ class Base:
 
         Not scored are position 0, padding, the first token of each segment, and what `scored` leaves out.
         """
-        read = self._read(tokens, lengths, scored)
+        output, read = self.require_output(), self._read(tokens, lengths, scored)
         if segments is not None:
             read[:, 1:] &= (segments[:, 1:] == segments[:, :-1]).to(read.device)
             read &= (segments >= 0).to(read.device)
-        return self._per_token(self.hidden(tokens, plan=plan, segments=segments), tokens, read, target_nats)
+        hidden = self.hidden(tokens, plan=plan, segments=segments)
+        return self._per_token(hidden, tokens, read, lambda *each: target_nats(output, *each))
 
     def open_rows(
         self, prompts: Sequence[Sequence[int]], plan: RowPlan | Rows = BASE_ROWS, *, traced: bool = False
@@ -243,6 +273,7 @@ class Base:
         """Return a cached decoding that continues the prompts in rows; `traced` keeps what gates say."""
         from collegium.models.decoding import RowDecoding
 
+        self.require_output()
         return RowDecoding(self, prompts, plan, traced=traced)
 
     def logprobs(
@@ -284,6 +315,20 @@ class Base:
                 f"{self.name} reads at most {self.context_tokens} tokens, got {tokens}; cut the text or the window."
             )
 
+    def _asked(self, tokens: Tensor, lengths: Tensor | None, segments: Tensor | None) -> dict[str, Tensor]:
+        """Return what the model is told besides the tokens: positions inside documents, or which tokens are padding."""
+        if self.causal:
+            return {} if segments is None else {"position_ids": segment_positions(segments).to(self.device)}
+        if segments is not None:
+            raise BaseModelError(
+                f"{self.name} is an encoder: every token of a window sees all others, so documents cannot be packed "
+                "into one; give it a text a row, with `lengths`."
+            )
+        if lengths is None:
+            return {}
+        place = torch.arange(tokens.shape[1], device=self.device)
+        return {"attention_mask": place < lengths.to(self.device).clamp(min=1)[:, None]}
+
     def _read(self, tokens: Tensor, lengths: Tensor | None, scored: Tensor | None) -> Tensor:
         """Return which tokens are scored: not the first, not padding, not what is left out."""
         place = torch.arange(tokens.shape[1], device=self.device)
@@ -292,13 +337,15 @@ class Base:
             read &= place < lengths.to(self.device)[:, None]
         return read if scored is None else read & scored.to(self.device)
 
-    def _per_token(self, hidden: Tensor, tokens: Tensor, read: Tensor, values: Any) -> Tensor:  # noqa: ANN401
+    def _per_token(
+        self, hidden: Tensor, tokens: Tensor, read: Tensor, values: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
         """Return what `values` says about each read token, given the hidden state before it; 0 elsewhere."""
         groups = hidden.shape[0] // tokens.shape[0]
         targets = tokens.to(self.device)[:, 1:][read[:, 1:]].repeat(groups)
         read = read.repeat(groups, 1)
         out = torch.zeros(read.shape, device=self.device)
-        return out.masked_scatter(read, values(self.output, hidden[:, :-1][read[:, 1:]], targets))
+        return out.masked_scatter(read, values(hidden[:, :-1][read[:, 1:]], targets))
 
 
 def as_rows(plan: RowPlan | Rows, texts: int) -> Rows:

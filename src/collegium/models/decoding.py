@@ -78,7 +78,7 @@ class RowDecoding:
         """Log-probabilities of the token that follows, for every row, float32; computed when first asked for."""
         if self._logprobs is None:
             with torch.no_grad():
-                self._logprobs = log_probs(self._base.output, self.states[:, -1])
+                self._logprobs = log_probs(self._base.require_output(), self.states[:, -1])
         return self._logprobs
 
     @property
@@ -137,7 +137,9 @@ class RowDecoding:
         said = tokens.to(before.device)[self.rows.text.to(before.device)]
         first = before.gather(-1, said[:, :1])
         with torch.no_grad():
-            rest = target_log_probs(self._base.output, self.states[:, :-1].flatten(0, 1), said[:, 1:].flatten())
+            rest = target_log_probs(
+                self._base.require_output(), self.states[:, :-1].flatten(0, 1), said[:, 1:].flatten()
+            )
         return torch.cat([first, rest.view(len(said), -1)], dim=1)
 
     def rewind(self, tokens: int) -> None:

@@ -56,7 +56,7 @@ class Prompts:
         read = torch.arange(1, self.tokens.shape[1], device=self.tokens.device) < self.lengths[:, None]
         scores = torch.zeros(self.tokens.shape, device=self.tokens.device)
         with torch.no_grad():
-            said = target_log_probs(base.output, hidden[:, :-1][read], self.tokens[:, 1:][read])
+            said = target_log_probs(base.require_output(), hidden[:, :-1][read], self.tokens[:, 1:][read])
         scores[:, 1:][read] = said
         return replace(self, hidden=None, scores=scores)
 

@@ -16,7 +16,15 @@ _MOVING = ("dynamic", "longrope")
 
 
 def base_keys(base: Base, tokens: Sequence[int], *, start: int = 0) -> list[tuple[Tensor, Tensor]]:
-    """Return each block's keys and values, `[head seq size]`, of a text that starts at a position."""
+    """Return each block's keys and values, `[head seq size]`, of a text that starts at a position.
+
+    Raises IncompatibleExpert for a base that keeps none.
+    """
+    if not base.causal:
+        raise IncompatibleExpert(
+            f"{base.name} ({type(base.model).__name__}) is an encoder, which keeps no keys and values of a text for "
+            "the next one; an expert of kind `prefix` cannot begin as those of one. Use another kind."
+        )
     from transformers import DynamicCache
 
     place = torch.arange(start, start + len(tokens), device=base.device)[None]

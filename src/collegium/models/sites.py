@@ -1,12 +1,13 @@
-"""Where experts can sit in a transformers decoder: its blocks, and the linear layers, feed-forward blocks and attention
+"""Where experts can sit in a transformers model: its blocks, and the linear layers, feed-forward blocks and attention
 layers inside them."""
 
+import inspect
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from collegium.core.errors import BaseModelError, ConfigError, IncompatibleExpert
 from collegium.core.tables import nearest
@@ -14,6 +15,11 @@ from collegium.models.parts import BottleneckWeights, FfnWeights, Ia3Weights, Lo
 
 _FEED_FORWARD = ("mlp", "feed_forward", "ffn", "feedforward")
 _ATTENTION = ("self_attn", "attn", "attention", "self_attention")
+_HALVES = ("intermediate", "output")
+"""BERT's feed-forward block has no module of its own: its halves lie in the block, and the second adds what the first
+has read and normalises."""
+_INSIDE = "self"
+"""Where BERT's attention module keeps the queries, keys and values."""
 
 
 @dataclass(frozen=True)
@@ -22,16 +28,39 @@ class Site:
 
     block: which block it is in. shape: (inputs, outputs) of a linear layer or a feed-forward block, (key heads, size of
     a head) of an attention layer. tensors: a feed-forward block's parameters, name -> shape.
+    first: of a feed-forward block in two halves, the path of the first; the site's own path is the second's.
     """
 
     what: Literal["linear", "feed_forward", "attention"]
     block: int
     shape: tuple[int, int]
     tensors: Mapping[str, tuple[int, ...]] | None = None
+    first: str | None = None
+
+
+class Halves(nn.Module):
+    """A feed-forward block whose halves are modules side by side: f(x) = second(first(x), x)."""
+
+    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+        """Take the modules as they are; they stay where they were, too."""
+        super().__init__()
+        for name, module in zip(_HALVES, (first, second), strict=True):
+            self.add_module(name, module)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return what the block says."""
+        first, second = self.children()
+        return second(first(hidden), hidden)
+
+
+def site_module(model: nn.Module, path: str, site: Site) -> nn.Module:
+    """Return the module at a place for experts; of a feed-forward block in two halves, both as one."""
+    own = model.get_submodule(path)
+    return own if site.first is None else Halves(model.get_submodule(site.first), own)
 
 
 def find_blocks(inner: nn.Module, layers: int) -> nn.ModuleList:
-    """Return the decoder's list of blocks: the outermost module list with one entry per layer."""
+    """Return the model's list of blocks: the outermost module list with one entry per layer."""
     lists = [
         (path.count("."), module)
         for path, module in inner.named_modules()
@@ -74,14 +103,28 @@ def expert_sites(model: nn.Module, blocks: nn.ModuleList, config: Any) -> dict[s
     kept = int(getattr(config, "num_key_value_heads", None) or heads)
     size = int(getattr(config, "head_dim", None) or hidden // heads)
     for index, block in enumerate(blocks):
-        for name, module in block.named_children():
+        children = dict(block.named_children())
+        for name, module in children.items():
             path = f"{prefix}.{index}.{name}"
             if name in _FEED_FORWARD:
-                tensors = {key: tuple(value.shape) for key, value in module.named_parameters()}
-                found[path] = Site("feed_forward", index, (hidden, hidden), tensors)
+                found[path] = Site("feed_forward", index, (hidden, hidden), _shapes(module))
             elif name in _ATTENTION:
-                found[path] = Site("attention", index, (kept, size))
+                inside = f"{path}.{_INSIDE}" if hasattr(module, _INSIDE) else path
+                found[inside] = Site("attention", index, (kept, size))
+        if _has_halves(children):
+            first, second = (f"{prefix}.{index}.{name}" for name in _HALVES)
+            tensors = _shapes(Halves(*(children[name] for name in _HALVES)))
+            found[second] = Site("feed_forward", index, (hidden, hidden), tensors, first)
     return found
+
+
+def _has_halves(children: Mapping[str, nn.Module]) -> bool:
+    """Return whether a block's feed-forward block is in two halves, the second of which takes two tensors."""
+    return children.keys() >= set(_HALVES) and len(inspect.signature(children[_HALVES[1]].forward).parameters) == 2
+
+
+def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in module.named_parameters()}
 
 
 def check_part(part: Part, site: Site, *, where: str) -> None:

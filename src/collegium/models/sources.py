@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,15 @@ from collegium.core.cards import Fingerprint
 from collegium.core.errors import BaseModelError
 from collegium.core.protocols import Tokenizer
 from collegium.core.tables import nearest
+from collegium.models.architectures import Opening, opening_of
 from collegium.models.base import Base
-from collegium.models.convert import SMOLLM2, PinnedBase, fetch_pinned
+from collegium.models.convert import MINILM, SMOLLM2, PinnedBase, fetch_pinned
 from collegium.models.damage import damage_told
 from collegium.models.device import choose_device, choose_dtype
 from collegium.models.fingerprint import NO_TOKENIZER, folder_fingerprint, folder_tokenizer_hash
 from collegium.models.quiet import quiet_transformers
 
-BASES: dict[str, PinnedBase] = {"smollm2-135m": SMOLLM2}
+BASES: dict[str, PinnedBase] = {"smollm2-135m": SMOLLM2, "minilm-l6": MINILM}
 """Bases that a package registry carries: a name always means the same file, online or off."""
 
 Progress = Callable[[str], None]
@@ -33,12 +35,16 @@ def load_base(
 ) -> Base:
     """Return the base that a reference names: `smollm2-135m`, a transformers folder, or `hf:owner/name@revision`.
 
+    Whether it speaks is the folder's business: a sequence classifier (`config.json` says so) and an encoder such as
+    `minilm-l6` read texts alone. An encoder is opened as a sequence classifier of one output, whose head is no part of
+    the base.
+
     device:   `auto`, `cpu`, `cuda` or `mps`.
     dtype:    `float32`, `bfloat16`, or `auto` = the one measured faster; the fingerprint does not depend on it.
     progress: told what happens while a base is fetched and converted for the first time.
 
-    Raises BaseModelError for an unknown name, a folder that is no causal language model in safetensors, or a model
-    that cannot be fetched; ConfigError for a device or dtype that this machine does not have.
+    Raises BaseModelError for an unknown name, a folder that holds no such model in safetensors, or a model that cannot
+    be fetched; ConfigError for a device or dtype that this machine does not have.
     """
     place = choose_device(device)
     number = choose_dtype(dtype, place)
@@ -184,23 +190,31 @@ def check_folder(folder: Path) -> list[Path]:
 
 
 def _read_model(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:  # noqa: ANN401 - a transformers model
-    from transformers import AutoModelForCausalLM
-
-    loaded: Any = AutoModelForCausalLM
-    with damage_told(f"{folder} cannot be loaded as a causal language model"), quiet_transformers():
-        model, report = loaded.from_pretrained(
+    opening = opening_of(json.loads((folder / "config.json").read_text()))
+    with damage_told(f"{folder} cannot be loaded as {opening.what}"), quiet_transformers(), _same_head(opening):
+        model, report = opening.loader.from_pretrained(
             folder,
             dtype=dtype,
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
             output_loading_info=True,
+            **opening.options,
         )
         model = model.to(device)
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
+    missing = opening.missed(report["missing_keys"], model)
+    if missing:
         raise BaseModelError(f"{folder} lacks {len(missing)} weights, {missing[0]!r} among them; copy it again.")
     return model
+
+
+@contextmanager
+def _same_head(opening: Opening) -> Iterator[None]:
+    """Let a head that is made anew be the same one each time, and the generator as it was."""
+    with torch.random.fork_rng(devices=[], enabled=opening.headless):
+        if opening.headless:
+            torch.manual_seed(0)
+        yield
 
 
 def _read_tokenizer(folder: Path) -> Any:  # noqa: ANN401 - a transformers tokenizer

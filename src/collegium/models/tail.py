@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from collegium.core.errors import BaseModelError
+from collegium.models.architectures import is_classifier
 
 _CHUNK_NUMBERS = 2**23
 """Logits held at once; 32 MB in float32."""
@@ -43,12 +44,15 @@ class Tail:
         return max(1, _CHUNK_NUMBERS // self.vocab_size)
 
 
-def find_tail(model: Any, config: Any) -> Tail:  # noqa: ANN401 - a transformers model and its configuration
-    """Return the model's tail; raises BaseModelError when it has no output layer."""
+def find_tail(model: Any, config: Any) -> Tail | None:  # noqa: ANN401 - a transformers model and its configuration
+    """Return the model's tail, None for a sequence classifier; raises BaseModelError for another without any."""
+    if is_classifier(model):
+        return None
     layer = model.get_output_embeddings()
     if layer is None:
         raise BaseModelError(
-            f"{type(model).__name__} has no output layer over a vocabulary; load a causal language model."
+            f"{type(model).__name__} has no output layer over a vocabulary, nor a head over a text; load a causal "
+            "language model or a sequence classifier."
         )
     cap = getattr(config, "final_logit_softcapping", None)
     factor = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)

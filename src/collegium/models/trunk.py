@@ -41,9 +41,13 @@ class Trunk:
         )
 
     def states(
-        self, tokens: Int[Tensor, "batch seq"], *, segments: Int[Tensor, "batch seq"] | None = None
+        self,
+        tokens: Int[Tensor, "batch seq"],
+        *,
+        lengths: Int[Tensor, " batch"] | None = None,
+        segments: Int[Tensor, "batch seq"] | None = None,
     ) -> Float[Tensor, "batch seq hidden"]:
-        """Return what enters block `first`; the blocks from there on are not run."""
+        """Return what enters block `first`; the blocks from there on are not run. See `Base.hidden`."""
         entered: list[Tensor] = []
 
         def keep(hidden: Tensor) -> Tensor:
@@ -51,17 +55,25 @@ class Trunk:
             return hidden
 
         with torch.no_grad(), self._standing_in(range(self.first, len(self.base.blocks)), keep):
-            self.base.hidden(tokens, plan=BASE_ROWS, segments=segments)
+            self.base.hidden(tokens, lengths=lengths, plan=BASE_ROWS, segments=segments)
         return entered[0]
 
     @contextmanager
     def given(self, states: Float[Tensor, "batch seq hidden"]) -> Iterator[None]:
-        """Let the blocks below answer with these states inside the `with`; their weights are not touched."""
+        """Let the blocks below answer with these states inside the `with`; their weights are not touched.
+
+        What is read there must be told the lengths or segments that the states were computed with.
+        """
         with self._standing_in(range(self.first), lambda hidden: states):
             yield
 
     def refusal(
-        self, tokens: Int[Tensor, "batch seq"], *, segments: Int[Tensor, "batch seq"], plan: RowPlan
+        self,
+        tokens: Int[Tensor, "batch seq"],
+        *,
+        plan: RowPlan,
+        lengths: Int[Tensor, " batch"] | None = None,
+        segments: Int[Tensor, "batch seq"] | None = None,
     ) -> str | None:
         """Return None when the blocks above give the same to the last bit on these texts, else what forbids it.
 
@@ -69,22 +81,22 @@ class Trunk:
         and values shared over layers, say.
         """
         with torch.no_grad():
-            whole = self._observed(tokens, segments, plan)
+            whole = self._observed(tokens, lengths, segments, plan)
             try:
-                states = self.states(tokens, segments=segments)
+                states = self.states(tokens, lengths=lengths, segments=segments)
                 if states.shape != whole.shape:
                     return f"its blocks hand on states of shape {tuple(states.shape)}, not one for each token"
                 with self.given(states):
-                    again = self.base.hidden(tokens, plan=plan, segments=segments)
+                    again = self.base.hidden(tokens, lengths=lengths, plan=plan, segments=segments)
             except (BaseModelError, AttributeError, LookupError, TypeError, ValueError) as error:
                 return f"its upper blocks do not run without the lower ones ({type(error).__name__}: {error})"
-        read = (segments >= 0).to(whole.device)
+        read = _read(tokens, lengths, segments).to(whole.device)
         if torch.equal(whole[read], again[read]):
             return None
         gap = float((whole[read] - again[read]).abs().max())
         return f"its upper blocks take more from the lower ones than hidden states (they differ by {gap:.2g} without)"
 
-    def _observed(self, tokens: Tensor, segments: Tensor, plan: RowPlan) -> Tensor:
+    def _observed(self, tokens: Tensor, lengths: Tensor | None, segments: Tensor | None, plan: RowPlan) -> Tensor:
         """Return the last hidden states of an ordinary run, in which is seen what each block gives back."""
 
         def note(index: int) -> Callable[[nn.Module, Any, Any], None]:
@@ -96,7 +108,7 @@ class Trunk:
 
         handles = [block.register_forward_hook(note(index)) for index, block in enumerate(self.base.blocks)]
         try:
-            return self.base.hidden(tokens, plan=plan, segments=segments)
+            return self.base.hidden(tokens, lengths=lengths, plan=plan, segments=segments)
         finally:
             for handle in handles:
                 handle.remove()
@@ -124,3 +136,11 @@ class Trunk:
                 vars(block).pop(_FORWARD, None)
                 if known is not None:
                     setattr(block, _FORWARD, known)
+
+
+def _read(tokens: Tensor, lengths: Tensor | None, segments: Tensor | None) -> Tensor:
+    """Return which tokens are no padding."""
+    read = torch.ones_like(tokens, dtype=torch.bool)
+    if lengths is not None:
+        read &= torch.arange(tokens.shape[1], device=tokens.device) < lengths.to(tokens.device)[:, None]
+    return read if segments is None else read & (segments >= 0).to(tokens.device)

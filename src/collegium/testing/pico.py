@@ -1,6 +1,6 @@
 """PicoLlama: a byte-level toy base that is trained in seconds, and random bases of other architectures for laws."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,12 +17,15 @@ from collegium.models import Base
 SPECIAL_TOKENS = ("<|im_start|>", "<|im_end|>")
 VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)
 ARCHITECTURES = ("llama", "gpt2", "gpt_neox", "qwen3", "gemma3")
+"""Those of random bases that speak."""
+ENCODERS = ("bert", "roberta", "distilbert")
+"""Those of random bases that read alone."""
 
 _CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-_SHAPE: Mapping[str, Any] = {
+_SHAPE: dict[str, Any] = {
     "vocab_size": VOCAB_SIZE,
     "hidden_size": 64,
     "num_hidden_layers": 2,
@@ -32,6 +35,9 @@ _SHAPE: Mapping[str, Any] = {
     "eos_token_id": 257,
     "pad_token_id": None,
 }
+
+_ROBERTA: dict[str, Any] = {"pad_token_id": 1, "max_position_embeddings": 514}
+"""Its positions are counted behind that of padding."""
 
 
 def byte_tokenizer() -> Any:  # noqa: ANN401 - a transformers tokenizer
@@ -91,13 +97,31 @@ def train_pico(
 
 
 def random_base(architecture: str, seed: int = 0) -> Base:
-    """Return a tiny random base without tokenizer: `llama`, `gpt2`, `gpt_neox`, `qwen3` or `gemma3`.
+    """Return a tiny random base without tokenizer: `llama`, `gpt2`, `gpt_neox`, `qwen3`, `gemma3`, or an encoder.
 
-    gemma3 alternates sliding windows of 8 tokens with full attention and caps its logits softly.
+    gemma3 alternates sliding windows of 8 tokens with full attention and caps its logits softly. Encoders (`bert`,
+    `roberta`, `distilbert`) are sequence classifiers of one output, as `load_base` opens them.
+
+    >>> random_base("bert").speaks
+    False
     """
-    return Base.from_model(
-        _random_model(architecture, seed), name=f"random-{architecture}", source=f"a random tiny {architecture}"
-    )
+    model = random_classifier(architecture, seed) if architecture in ENCODERS else _random_model(architecture, seed)
+    return Base.from_model(model, name=f"random-{architecture}", source=f"a random tiny {architecture}")
+
+
+def random_classifier(architecture: str, seed: int = 0, *, labels: int = 1) -> Any:  # noqa: ANN401 - a transformers model
+    """Return a tiny random sequence classifier of an architecture: the model of a whole reward expert, say.
+
+    >>> type(random_classifier("llama")).__name__
+    'LlamaForSequenceClassification'
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    config = _config(architecture)
+    config.num_labels = labels
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "random classifier", architecture))
+        return AutoModelForSequenceClassification.from_config(config)
 
 
 def random_adapter(
@@ -170,6 +194,9 @@ def _config(architecture: str) -> Any:  # noqa: ANN401 - a transformers configur
         "gpt_neox": lambda: transformers.GPTNeoXConfig(**_SHAPE, intermediate_size=128),
         "qwen3": lambda: transformers.Qwen3Config(**_SHAPE, **grouped),
         "gemma3": lambda: transformers.Gemma3TextConfig(**_SHAPE, **grouped, **windows),
+        "bert": lambda: transformers.BertConfig(**_SHAPE, intermediate_size=128),
+        "roberta": lambda: transformers.RobertaConfig(**_SHAPE | _ROBERTA, intermediate_size=128),
+        "distilbert": lambda: transformers.DistilBertConfig(**_SHAPE, hidden_dim=128),
     }
     return configs[architecture]()
 

@@ -49,7 +49,7 @@ def attend(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     stack = place.prefix
     scores = stack.scores(run.weights(place.block, stack.open)).to(query.dtype)
-    own = _additive(attention_mask, query, key)
+    own = _additive(attention_mask, query, key, causal=getattr(module, "is_causal", True))
     shape = (query.shape[0], 1, query.shape[2])
     mask = torch.cat([scores.expand(*shape, -1), own.expand(*shape, -1)], dim=-1)
     keys, values = torch.cat([stack.keys, key], dim=2), torch.cat([stack.values, value], dim=2)
@@ -57,8 +57,10 @@ def attend(
     return sdpa_attention_forward(module, query, keys, values, mask, is_causal=False, **kwargs)
 
 
-def _additive(mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor:
-    """Return the text's own mask as scores to be added; none given means causal."""
+def _additive(mask: Tensor | None, query: Tensor, key: Tensor, *, causal: bool) -> Tensor:
+    """Return the text's own mask as scores to be added; none given means that of a causal layer, or of no mask."""
+    if mask is None and not causal:
+        return query.new_zeros(1, 1, 1, key.shape[2])
     if mask is None:
         queries, keys = query.shape[2], key.shape[2]
         place = torch.arange(keys, device=key.device)

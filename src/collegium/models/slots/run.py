@@ -162,13 +162,12 @@ class Run:
             weights = weights.new_zeros(*weights.shape[:-1], self.rows.index.shape[1]).scatter(-1, index, weights)
         return stack.add(output, stack.thin(inputs), weights.to(inputs.dtype))
 
-    def block(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:  # noqa: ANN401
-        """Return the output of a feed-forward block, changed; None where nobody changes it."""
+    def block(self, path: str, module: nn.Module, inputs: Tensor, output: Any) -> Any:  # noqa: ANN401
+        """Return the output of a feed-forward block on these inputs, changed; None where nobody changes it."""
         place = self.places.get(path)
         if place is None:
             return None
         whole, rest = (output[0], output[1:]) if isinstance(output, tuple) else (output, None)
-        inputs = args[0] if args else kwargs["hidden_states"]
         weights = self.weights(place.block, inputs)
         if place.exchange is not None:
             whole = self._exchanged(module, place, inputs, whole)

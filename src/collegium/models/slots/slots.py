@@ -18,7 +18,7 @@ from collegium.core.routing import BASE
 from collegium.core.tables import nearest
 from collegium.models.parts import Adapter, Ia3Weights, PrefixWeights
 from collegium.models.rows import Rows
-from collegium.models.sites import Site, check_part
+from collegium.models.sites import Site, check_part, site_module
 from collegium.models.slots.families import find_families
 from collegium.models.slots.gated import Trace
 from collegium.models.slots.places import Plan, make_plan
@@ -217,10 +217,15 @@ class Slots:
         return speak
 
     def _feed_forward_hook(self, path: str) -> Callable[[nn.Module, Any, Any, Any], Any]:
+        site = self._sites[path]
+        block = site_module(self._model, path, site)
+        place = 0 if site.first is None else 1  # a second half is told what the first has read
+
         def speak(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:  # noqa: ANN401 - torch's hook
             run, self.run = self.run, None  # an exchanged block is run without experts inside
+            inputs = args[place] if args else kwargs["hidden_states"]
             try:
-                return None if run is None else run.block(path, module, args, kwargs, output)
+                return None if run is None else run.block(path, block, inputs, output)
             finally:
                 self.run = run
 

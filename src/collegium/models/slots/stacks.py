@@ -147,7 +147,7 @@ class RescaleStack:
 class ExchangeStack:
     """Feed-forward blocks that rows are run through instead: (the block's weights, rows, place in the index) each."""
 
-    blocks: tuple[tuple[Mapping[str, Tensor], Int[Tensor, " row"], int], ...]
+    blocks: tuple[tuple[Mapping[str, Tensor], Int[Tensor, " _"], int], ...]
 
 
 @dataclass(frozen=True, eq=False)
