@@ -179,7 +179,7 @@ def adapter_router(base: Base, library: Library, name: str, domains: tuple[str, 
         head_on(expert, base),
         common_reading([expert]),
         float(constants.get("temperature", 1.0)),
-        expert.payload.parameters if hasattr(expert.payload, "parameters") else 0,
+        expert.card.trained_parameters,
     )
 
 

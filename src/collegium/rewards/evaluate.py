@@ -172,7 +172,7 @@ def _domain(
     if name in prefers and len(model.domains) > 1:
         correct["oracle"] = prefers[name]
     floor = word_floor(train, pairs)
-    chosen = said.choice[0::2].tolist()
+    chosen: list[int] = said.choice[0::2].tolist()
     return DomainVerdict(
         name,
         correct,

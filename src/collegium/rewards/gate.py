@@ -2,7 +2,7 @@
 
     r(x, y) = sum_d g_d(x) r_d(x, y),   g(x) = softmax(W h(x) + b)
 
-h(x) is the adapted base's state at the prompt's end. Adapter and outputs are fitted first, each output on its own
+h(x) is the adapted base's state at the prompt's end, scaled to a mean square of one. Adapter and outputs are fitted first, each output on its own
 domain's pairs; then the gate alone, by the Bradley-Terry loss of the weighed rewards over all domains' pairs.
 Departure: the paper regresses its outputs on absolute ratings and has a small network for a gate.
 """
@@ -56,10 +56,10 @@ def gate_log_weights(
 
 
 def prompt_features(judges: AdapterJudges, prompts: TextBatch) -> Float[Tensor, "prompt hidden"]:
-    """Return the adapted states at the prompts' ends, each of length one."""
+    """Return the adapted states at the prompts' ends, each of mean square one."""
     (key,) = judges.keys.values()
     states = router_states(judges.base, prompts, RowPlan.one(key), judges.reading)
-    return torch.nn.functional.normalize(states, dim=-1)
+    return torch.nn.functional.normalize(states, dim=-1) * states.shape[-1] ** 0.5
 
 
 @dataclass(frozen=True, eq=False)

@@ -67,18 +67,15 @@ class Standards:
         """Return what the judges' cards say; raises CorruptExpert when they say nothing usable."""
         means, deviations = [], []
         for expert in experts:
-            mean, deviation = (expert.card.constants.get(key) for key in ("mean", "deviation"))
-            numbers = isinstance(mean, list) and isinstance(deviation, list) and len(mean) == len(deviation)
-            if not numbers or not all(isinstance(each, float | int) for each in (*mean, *deviation)):
+            mean, deviation = (_numbers(expert, key) for key in ("mean", "deviation"))
+            if len(mean) != len(deviation) or min(deviation) <= 0:
                 raise CorruptExpert(
-                    f"expert {expert.name!r}: a judge's card holds the mean and the deviation of its rewards, this one "
-                    f"says {mean!r} and {deviation!r}. Fit it again."
+                    f"expert {expert.name!r}: a judge's card holds a mean and a positive deviation for each output, "
+                    f"this one says {mean} and {deviation}. Fit it again."
                 )
-            if any(each <= 0 for each in deviation):
-                raise CorruptExpert(f"expert {expert.name!r}: a deviation is positive, its card says {deviation}.")
             means += mean
             deviations += deviation
-        return Standards(tuple(map(float, means)), tuple(map(float, deviations)))
+        return Standards(tuple(means), tuple(deviations))
 
     def apply(self, rewards: Tensor, index: Tensor | None = None) -> Tensor:
         """Return (reward - mean) / deviation: of all judges by column, or of one judge a text."""
@@ -190,6 +187,16 @@ class WholeJudges:
 
     def _by(self, name: str, batch: TextBatch) -> Float[Tensor, " text"]:
         return self._heads[name](pooled(self._models[name], batch, reading=self.reading)[0])[:, 0]
+
+
+def _numbers(expert: Expert, key: str) -> list[float]:
+    found = expert.card.constants.get(key)
+    if not isinstance(found, list) or not found or not all(isinstance(each, float | int) for each in found):
+        raise CorruptExpert(
+            f"expert {expert.name!r}: a judge's card holds the {key} of its rewards, this one says {found!r}. Fit it "
+            "again."
+        )
+    return [float(each) for each in found]
 
 
 def common_reading(experts: Sequence[Expert]) -> Reading:

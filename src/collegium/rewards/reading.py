@@ -44,12 +44,13 @@ class Reading:
     def from_constants(constants: Mapping[str, Any], *, where: str) -> "Reading":
         """Return what a card keeps; raises CorruptExpert when it is nothing of the kind."""
         tokens, pooling, pad = (constants.get(name) for name in ("text_tokens", "pooling", "pad_token"))
-        if type(tokens) is not int or pooling not in get_args(Pooling) or not (pad is None or type(pad) is int):
+        known = [each for each in get_args(Pooling) if each == pooling]
+        if type(tokens) is not int or not known or not (pad is None or type(pad) is int):
             raise CorruptExpert(
                 f"{where}: a judge's card says how it reads: text_tokens, a whole number, and pooling, one of "
                 f"{', '.join(get_args(Pooling))}; this one says {dict(constants)}. Fit it again."
             )
-        return Reading(tokens, pooling, pad)
+        return Reading(tokens, known[0], pad)
 
     def pool(
         self, base: Base, hidden: Float[Tensor, "row seq hidden"], tokens: Int[Tensor, "row seq"], lengths: Tensor
