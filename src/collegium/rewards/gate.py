@@ -2,9 +2,10 @@
 
     r(x, y) = sum_d g_d(x) r_d(x, y),   g(x) = softmax(W h(x) + b)
 
-h(x) is the adapted base's state at the prompt's end, scaled to a mean square of one. Adapter and outputs are fitted first, each output on its own
-domain's pairs; then the gate alone, by the Bradley-Terry loss of the weighed rewards over all domains' pairs.
-Departure: the paper regresses its outputs on absolute ratings and has a small network for a gate.
+h(x) is the mean of the adapted base's states over the prompt, scaled to a mean square of one. Adapter and outputs are
+fitted first, each output on its own domain's pairs; then the gate alone, by the Bradley-Terry loss of the weighed
+rewards over all domains' pairs. Departures: the paper regresses its outputs on absolute ratings, and its gate is a
+small network on the state of the prompt's last token.
 """
 
 from collections.abc import Sequence
@@ -17,12 +18,12 @@ from torch import Tensor
 from collegium.core.randomness import derive_seed
 from collegium.data.preferences import PairDomain
 from collegium.models import RowPlan
+from collegium.ops.pooling import mean_of, real_tokens
 from collegium.ops.preferences import bradley_terry
 from collegium.rewards.config import RewardConfig
 from collegium.rewards.fit import Lesson
 from collegium.rewards.judges import AdapterJudges, Standards
 from collegium.rewards.pairs import EncodedPairs
-from collegium.rewards.routers import router_states
 from collegium.rewards.texts import Encoder, TextBatch
 from collegium.train import Epochs, Loss, fit
 
@@ -56,9 +57,10 @@ def gate_log_weights(
 
 
 def prompt_features(judges: AdapterJudges, prompts: TextBatch) -> Float[Tensor, "prompt hidden"]:
-    """Return the adapted states at the prompts' ends, each of mean square one."""
+    """Return the mean adapted state of each prompt, scaled to a mean square of one."""
     (key,) = judges.keys.values()
-    states = router_states(judges.base, prompts, RowPlan.one(key), judges.reading)
+    hidden = judges.base.hidden(prompts.tokens, lengths=prompts.lengths, plan=RowPlan.one(key))
+    states = mean_of(hidden, real_tokens(prompts.tokens, prompts.lengths))
     return torch.nn.functional.normalize(states, dim=-1) * states.shape[-1] ** 0.5
 
 
