@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Iterable
+from numbers import Integral
 from typing import Any
 
-from collegium.core.errors import DataError
+from collegium.core.errors import DataError, NameTaken
+from collegium.core.names import check_name
 from collegium.data.documents import Message
 
 
@@ -47,3 +49,13 @@ def check_unicode(parts: Iterable[str], *, origin: str) -> None:
             f"{origin}: text must be Unicode, this row holds half of a surrogate pair (\\ud800 to \\udfff). "
             "Mend or delete the row."
         ) from error
+
+
+def check_domain(value: object, *, origin: str) -> str:
+    """Return a cell that names a domain; raises DataError when that is no name."""
+    if isinstance(value, bool) or not isinstance(value, str | Integral):
+        raise DataError(f"{origin}: a domain's name is a text, got a {type(value).__name__}. Mend or delete the row.")
+    try:
+        return check_name(str(value), what="domain")
+    except NameTaken as error:
+        raise DataError(f"{origin}: {error}") from error

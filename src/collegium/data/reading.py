@@ -35,7 +35,7 @@ def read_domains(path: str | Path, *, columns: Mapping[str, str] | None = None) 
     if not root.is_dir():
         return Corpus((_domain_of_file(root, renamed, {}),))
     sources = read_sources(root / SOURCES_FILE)
-    parts = domain_parts(root, supported=_supported())
+    parts = domain_parts(root, supported=supported_files())
     check_part_names(parts)
     return Corpus(
         tuple(
@@ -78,7 +78,8 @@ def _hidden(path: Path) -> bool:
     return path.name.startswith(".")
 
 
-def _supported() -> str:
+def supported_files() -> str:
+    """Return the suffixes of files that may be domains, as a message lists them."""
     return _SUPPORTED.replace(", .parquet", " or .parquet")
 
 
@@ -92,8 +93,8 @@ def _domain_of_file(path: Path, columns: Mapping[str, str], sources: Mapping[str
         empty = 0
     else:
         raise DataError(
-            f"{path}: a file that is a domain is {_supported()}, got {suffix or 'no suffix'!r}. Convert it, put it "
-            "into a sub-folder if it is a plain text, or hide it with a leading dot."
+            f"{path}: a file that is a domain is {supported_files()}, got {suffix or 'no suffix'!r}. Convert it, put "
+            "it into a sub-folder if it is a plain text, or hide it with a leading dot."
         )
     if not documents:
         raise DataError(f"{path} is empty; a domain needs at least three documents. Fill the file or take it away.")
@@ -159,7 +160,7 @@ def _read_sources(path: Path) -> tuple[dict[str, tuple[Source, ...]], dict[str, 
     try:
         raw = json.loads(read_text(path))
         sources = {name: tuple(Source(**each) for each in listed) for name, listed in raw["domains"].items()}
-        kinds = dict(raw.get("kinds", {}))
+        kinds = dict(raw.get("kinds", {}).items())
         if not all(isinstance(kind, str) for kind in kinds.values()):
             raise TypeError("a kind is a text")
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
