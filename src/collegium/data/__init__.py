@@ -8,6 +8,9 @@ from collegium.data.discovery import as_corpus, discover, write_domains
 from collegium.data.documents import MINIMUM_DOCUMENTS, Corpus, Document, Domain, Message, Split
 from collegium.data.duplicates import NearDuplicate, near_duplicates
 from collegium.data.encoding import Encoded, encode
+from collegium.data.preference_detection import holds_preferences
+from collegium.data.preference_reading import preferences_from_dataset, preferences_from_rows, read_preferences
+from collegium.data.preferences import Pair, PairCorpus, PairDomain, PairSplit, take_pairs
 from collegium.data.reading import read_domains
 from collegium.data.windows import Windows, cut, join_windows, pack
 
@@ -22,6 +25,10 @@ __all__ = [
     "Encoded",
     "Message",
     "NearDuplicate",
+    "Pair",
+    "PairCorpus",
+    "PairDomain",
+    "PairSplit",
     "Split",
     "Windows",
     "as_corpus",
@@ -30,13 +37,18 @@ __all__ = [
     "discover",
     "encode",
     "found_and_labels",
+    "holds_preferences",
     "join_windows",
     "near_duplicates",
     "normalised_mutual_information",
     "pack",
+    "preferences_from_dataset",
+    "preferences_from_rows",
     "pull",
     "purity",
     "read_domains",
+    "read_preferences",
     "size_ratio",
+    "take_pairs",
     "write_domains",
 ]

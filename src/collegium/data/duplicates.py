@@ -1,7 +1,9 @@
 """Documents that stand, almost the same, in two domains: MinHash finds them, their shingles settle it."""
 
-from collections.abc import Iterator, Sequence
+import operator
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy
 
@@ -14,6 +16,9 @@ _SLOTS = 64
 _BANDS = 16
 _EMPTY = numpy.uint64(2**64 - 1)
 _BYTES = numpy.random.Generator(numpy.random.PCG64(20230324)).integers(1, 2**63, 256, dtype=numpy.uint64)
+
+Label = TypeVar("Label", bound=Hashable)
+"""What a text belongs to: a domain, a part of one."""
 
 _Hashes = numpy.ndarray[tuple[int], numpy.dtype[numpy.uint64]]
 
@@ -37,19 +42,42 @@ def near_duplicates(corpus: Corpus, *, threshold: float = SIMILAR) -> tuple[Near
     places = [(domain.name, document) for domain in corpus for document in domain.documents]
     if len(corpus) < 2:
         return ()
-    signatures = [_signature(shingle_hashes(document.plain)) for _, document in places]
+    texts, names = [document.plain for _, document in places], [name for name, _ in places]
     found = []
-    for one, other in sorted(_candidates(signatures, [name for name, _ in places])):
+    for one, other, similarity in similar_texts(texts, names, threshold=threshold):
         (first, left), (second, right) = places[one], places[other]
-        similarity = resemblance(left, right)
-        if similarity >= threshold:
-            found.append(NearDuplicate((first, second), (left.origin, right.origin), round(similarity, 4)))
+        found.append(NearDuplicate((first, second), (left.origin, right.origin), similarity))
     return tuple(sorted(found, key=lambda each: (-each.similarity, each.domains, each.origins)))
+
+
+def similar_texts(
+    texts: Sequence[str],
+    labels: Sequence[Label],
+    *,
+    compared: Callable[[Label, Label], bool] = operator.ne,
+    threshold: float = SIMILAR,
+) -> list[tuple[int, int, float]]:
+    """Return places of texts that share at least `threshold` of their shingles, the earlier first, and what they share.
+
+    compared: whether texts with these two labels, the earlier one's first, are of interest; two of one label never are.
+
+    >>> similar_texts(["Pay the rent.", "pay  the rent.", "Go."], ["law", "code", "code"])
+    [(0, 1, 1.0)]
+    """
+    signatures = [_signature(shingle_hashes(text)) for text in texts]
+    shared = (
+        (one, other, _overlap(texts[one], texts[other])) for one, other in _candidates(signatures, labels, compared)
+    )
+    return sorted((one, other, round(similarity, 4)) for one, other, similarity in shared if similarity >= threshold)
 
 
 def resemblance(one: Document, other: Document) -> float:
     """Return the share of two documents' shingles that both have (Jaccard)."""
-    left, right = numpy.unique(shingle_hashes(one.plain)), numpy.unique(shingle_hashes(other.plain))
+    return _overlap(one.plain, other.plain)
+
+
+def _overlap(one: str, other: str) -> float:
+    left, right = numpy.unique(shingle_hashes(one)), numpy.unique(shingle_hashes(other))
     both = len(numpy.intersect1d(left, right, assume_unique=True))
     return both / (len(left) + len(right) - both)
 
@@ -77,18 +105,17 @@ def _signature(hashes: _Hashes) -> _Hashes:
     return slots[following]
 
 
-def _candidates(signatures: Sequence[_Hashes], names: Sequence[str]) -> set[tuple[int, int]]:
+def _candidates(
+    signatures: Sequence[_Hashes], labels: Sequence[Label], compared: Callable[[Label, Label], bool]
+) -> set[tuple[int, int]]:
     rows = _SLOTS // _BANDS
     pairs: set[tuple[int, int]] = set()
     for band in range(_BANDS):
-        met: dict[bytes, dict[str, int]] = {}
+        met: dict[bytes, dict[Label, int]] = {}
         for place, signature in enumerate(signatures):
             firsts = met.setdefault(signature[band * rows : (band + 1) * rows].tobytes(), {})
-            pairs.update(_across(firsts, place, names[place]))
-            firsts.setdefault(names[place], place)
+            # A text is compared with the first of its band under each other label.
+            own = labels[place]
+            pairs.update((first, place) for other, first in firsts.items() if other != own and compared(other, own))
+            firsts.setdefault(own, place)
     return pairs
-
-
-def _across(firsts: dict[str, int], place: int, name: str) -> Iterator[tuple[int, int]]:
-    """Yield a document's pairs with the first of its band in each other domain."""
-    return ((first, place) for other, first in firsts.items() if other != name)

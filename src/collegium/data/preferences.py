@@ -85,6 +85,8 @@ class PairDomain:
     kind:       what its preferences are: checked answers, labels turned into pairs, ratings, corruption, synthetic.
     duplicates: how many exact copies of earlier pairs were left out.
     unusable:   how many pairs were left out because their answers are equal or a text is empty.
+    alone:      how many labelled or rated answers were left out because their prompt has no other label or rating.
+    surplus:    how many pairs of labelled or rated answers were left out because their prompt has enough.
     """
 
     name: str
@@ -93,6 +95,8 @@ class PairDomain:
     sources: tuple[Source, ...] = ()
     duplicates: int = 0
     unusable: int = 0
+    alone: int = 0
+    surplus: int = 0
 
     def __post_init__(self) -> None:
         """Check the name: it becomes part of its expert's."""

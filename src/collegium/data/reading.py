@@ -2,13 +2,14 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from collegium.core.cards import Source
 from collegium.core.errors import DataError
 from collegium.data.documents import Corpus, Document, Domain
-from collegium.data.rows import ROW_SUFFIXES, check_columns, read_rows
+from collegium.data.row_files import ROW_SUFFIXES
+from collegium.data.rows import check_columns, read_rows
 from collegium.data.texts import cut_at_blank_lines, read_text
 
 TEXT_SUFFIXES = (".txt", ".md")
@@ -34,10 +35,8 @@ def read_domains(path: str | Path, *, columns: Mapping[str, str] | None = None) 
     if not root.is_dir():
         return Corpus((_domain_of_file(root, renamed, {}),))
     sources = read_sources(root / SOURCES_FILE)
-    parts = [each for each in sorted(root.iterdir()) if not _hidden(each) and each.name != SOURCES_FILE]
-    if not parts:
-        raise DataError(f"{root} is empty; a domain is a sub-folder or one {_supported()} file in it.")
-    _check_names(parts)
+    parts = domain_parts(root, supported=supported_files())
+    check_part_names(parts)
     return Corpus(
         tuple(
             _domain_of_folder(part, renamed, sources) if part.is_dir() else _domain_of_file(part, renamed, sources)
@@ -46,10 +45,22 @@ def read_domains(path: str | Path, *, columns: Mapping[str, str] | None = None) 
     )
 
 
-def _check_names(parts: list[Path]) -> None:
+def domain_parts(root: Path, *, supported: str) -> list[Path]:
+    """Return the sub-folders and files of a folder of domains; raises DataError when there are none.
+
+    supported: the suffixes of files that may be domains, for the message.
+    """
+    parts = [each for each in sorted(root.iterdir()) if not _hidden(each) and each.name != SOURCES_FILE]
+    if not parts:
+        raise DataError(f"{root} is empty; a domain is a sub-folder or one {supported} file in it.")
+    return parts
+
+
+def check_part_names(parts: Iterable[Path]) -> None:
+    """Raise DataError when two sub-folders or files are named alike."""
     seen: dict[str, Path] = {}
     for part in parts:
-        name = _name(part)
+        name = domain_name(part)
         if name in seen:
             raise DataError(
                 f"each domain has a name of its own; {seen[name].name} and {part.name} are both {name!r}. "
@@ -58,7 +69,8 @@ def _check_names(parts: list[Path]) -> None:
         seen[name] = part
 
 
-def _name(path: Path) -> str:
+def domain_name(path: Path) -> str:
+    """Return the name of the domain that a sub-folder or a file is."""
     return path.name if path.is_dir() else path.stem
 
 
@@ -66,7 +78,8 @@ def _hidden(path: Path) -> bool:
     return path.name.startswith(".")
 
 
-def _supported() -> str:
+def supported_files() -> str:
+    """Return the suffixes of files that may be domains, as a message lists them."""
     return _SUPPORTED.replace(", .parquet", " or .parquet")
 
 
@@ -80,17 +93,17 @@ def _domain_of_file(path: Path, columns: Mapping[str, str], sources: Mapping[str
         empty = 0
     else:
         raise DataError(
-            f"{path}: a file that is a domain is {_supported()}, got {suffix or 'no suffix'!r}. Convert it, put it "
-            "into a sub-folder if it is a plain text, or hide it with a leading dot."
+            f"{path}: a file that is a domain is {supported_files()}, got {suffix or 'no suffix'!r}. Convert it, put "
+            "it into a sub-folder if it is a plain text, or hide it with a leading dot."
         )
     if not documents:
         raise DataError(f"{path} is empty; a domain needs at least three documents. Fill the file or take it away.")
-    return _domain(_name(path), documents, empty, sources)
+    return _domain(domain_name(path), documents, empty, sources)
 
 
 def _domain_of_folder(path: Path, columns: Mapping[str, str], sources: Mapping[str, tuple[Source, ...]]) -> Domain:
     documents, empty = [], 0
-    for file in _files(path):
+    for file in files_below(path):
         if file.suffix.lower() in ROW_SUFFIXES:
             rows, without = read_rows(file, columns=columns, where=str(file))
             documents += rows
@@ -114,7 +127,11 @@ def _domain(name: str, documents: list[Document], empty: int, sources: Mapping[s
     return Domain(name, kept, sources.get(name, ()), duplicates=len(documents) - len(kept), empty=empty)
 
 
-def _files(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+def files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Yield the files of a folder and its sub-folders in order, hidden ones left out.
+
+    above: real paths of the folders it lies in; raises DataError for a link back to one of them.
+    """
     real = os.path.realpath(folder)
     if real in above:
         raise DataError(f"{folder} is a link back to a folder it lies in ({real}). Remove the link.")
@@ -122,20 +139,34 @@ def _files(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
         if _hidden(entry):
             continue
         if entry.is_dir():
-            yield from _files(entry, (*above, real))
+            yield from files_below(entry, (*above, real))
         else:
             yield entry
 
 
 def read_sources(path: Path) -> dict[str, tuple[Source, ...]]:
     """Return where each domain's texts come from, nothing without the file; raises DataError when it is malformed."""
+    return _read_sources(path)[0]
+
+
+def read_kinds(path: Path) -> dict[str, str]:
+    """Return what kind of preferences each domain has, as far as the same file says so."""
+    return _read_sources(path)[1]
+
+
+def _read_sources(path: Path) -> tuple[dict[str, tuple[Source, ...]], dict[str, str]]:
     if not path.exists():
-        return {}
+        return {}, {}
     try:
         raw = json.loads(read_text(path))
-        return {name: tuple(Source(**each) for each in listed) for name, listed in raw["domains"].items()}
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        sources = {name: tuple(Source(**each) for each in listed) for name, listed in raw["domains"].items()}
+        kinds = dict(raw.get("kinds", {}).items())
+        if not all(isinstance(kind, str) for kind in kinds.values()):
+            raise TypeError("a kind is a text")
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f'{path} says where texts come from, as {{"domains": {{"law": [{{"name": ..., "licence": ...}}]}}}}; '
-            f"it cannot be read ({error}). Mend or delete it."
+            f'{path} says where texts come from, as {{"domains": {{"law": [{{"name": ..., "licence": ...}}]}}}}, and '
+            f'of preferences also what kind they are, "kinds": {{"law": ...}}; it cannot be read ({error}). '
+            "Mend or delete it."
         ) from error
+    return sources, kinds
