@@ -26,6 +26,7 @@ from collegium.cli.making import BUILD, DEMO, TRAIN
 from collegium.cli.output import emit
 from collegium.cli.parsing import PROGRAM, Request, parse
 from collegium.cli.quality import COMPARE, EVAL
+from collegium.cli.reward import REWARD
 from collegium.cli.router import ROUTER
 from collegium.core.errors import CollegiumError
 from collegium.models import memory_errors
@@ -40,6 +41,7 @@ COMMANDS: Table = {
     "eval": EVAL,
     "compare": COMPARE,
     "router": ROUTER,
+    "reward": REWARD,
     "generate": GENERATE,
     "lm-eval": LM_EVAL,
     "claims": CLAIMS,

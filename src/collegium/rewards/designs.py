@@ -55,6 +55,7 @@ def fit_joint(making: Making) -> RewardRecord:
     fit = fit_whole_judge if size == "whole" else fit_judge
     expert = kept.keep(
         "joint",
+        kept.steps(domains, "whole" if size == "whole" else "adapter"),
         lambda name, folder, logger: fit(
             making.base, domains, config=config, name=name, checkpoint=folder, logger=logger
         ),
@@ -74,6 +75,7 @@ def fit_multi(making: Making) -> RewardRecord:
     domains = tuple(making.corpus)
     expert = making.keep(
         "heads",
+        making.steps(domains, "adapter"),
         lambda name, folder, logger: fit_judge(
             making.base,
             domains,
@@ -117,6 +119,7 @@ def fit_one(making: Making, domain: PairDomain) -> Expert:
     """Return one domain's adapter with a head."""
     return making.keep(
         domain.name,
+        making.steps([domain], "adapter"),
         lambda name, folder, logger: fit_judge(
             making.base, [domain], config=making.config, name=name, checkpoint=folder, logger=logger
         ),
@@ -127,6 +130,7 @@ def fit_one_whole(making: Making, domain: PairDomain) -> Expert:
     """Return one domain's whole model."""
     return making.keep(
         domain.name,
+        making.steps([domain], "whole"),
         lambda name, folder, logger: fit_whole_judge(
             making.base, [domain], config=making.config, name=name, checkpoint=folder, logger=logger
         ),
@@ -137,6 +141,7 @@ def with_adapter_router(making: Making, judges: Mapping[str, str], memory: Promp
     """Return the record of these judges with a router's adapter fitted on a memory."""
     expert = making.keep(
         making.router,
+        making.config.loop(sum(len(each) for each in memory.train.values()) // 2, kind="adapter").steps,
         lambda name, folder, logger: fit_adapter_router(
             making.base, memory, config=making.config, name=name, checkpoint=folder, logger=logger
         ),

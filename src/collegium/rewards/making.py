@@ -1,7 +1,7 @@
 """What every design's fit works with, and how its members come into the library: one by one, resumable."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from collegium.data.preferences import PairCorpus, PairDomain, take_pairs
 from collegium.experts import Expert
 from collegium.library import Library
 from collegium.models import Base
-from collegium.rewards.config import RewardConfig
+from collegium.rewards.config import RewardConfig, Trained
 from collegium.rewards.fit import FittedJudge
 from collegium.rewards.router_fit import FittedRouter, PromptMemory, remember
 from collegium.rewards.routers import FeatureSpace
@@ -65,7 +65,7 @@ class Making:
 
     generation: how often its router was fitted, this time counted; each has a name of its own.
     folder:     where interrupted fits lie, None = they cannot go on.
-    begin:      told what is fitted, returns a logger of its steps. figures: member -> its figures, filled as it goes.
+    begin:      told what is fitted in how many steps, returns their logger. figures: of members, filled as it goes.
     """
 
     base: Base
@@ -76,7 +76,7 @@ class Making:
     config: RewardConfig = RewardConfig()  # noqa: RUF009 - frozen
     options: DesignOptions = DesignOptions()
     folder: Path | None = None
-    begin: Callable[[str], Logger] = lambda label: NullLogger()
+    begin: Callable[[str, int], Logger] = lambda label, steps: NullLogger()
     figures: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -101,8 +101,12 @@ class Making:
         """The name under which this generation's routing is kept: what it remembers and was fitted to."""
         return self.member("routing" if self.generation == 1 else f"routing-{self.generation}")
 
-    def keep(self, part: str, fit: Callable[[str, Path | None, Logger], FittedJudge | FittedRouter]) -> Expert:
+    def keep(
+        self, part: str, steps: int, fit: Callable[[str, Path | None, Logger], FittedJudge | FittedRouter]
+    ) -> Expert:
         """Return a member, fitted and added to the library unless it is there already with the same settings.
+
+        steps: about how many its fit takes.
 
         Raises NameTaken when an expert of other settings, base or pairs has its name.
         """
@@ -111,13 +115,19 @@ class Making:
             self._check_kept(name)
             self.figures[name] = {"kept": True}
             return self.library[name]
-        logger = self.begin(name)
+        logger = self.begin(name, steps)
         folder = None if self.folder is None else self.folder / name
         done = fit(name, folder, logger)
         logger.close()
         self.library.add(done.expert, measured=done.curve)
         self.figures[name] = {"kept": False, **curve_ends(done.curve), **counts(done)}
         return self.library[name]
+
+    def steps(self, domains: Sequence[PairDomain], kind: Trained) -> int:
+        """Return how many steps a judge of these domains takes, if no pair is left out."""
+        most = self.config.train_pairs
+        found = [len(each.split().train) for each in domains]
+        return self.config.loop(sum(min(each, most) if most else each for each in found), kind=kind).steps
 
     def _check_kept(self, name: str) -> None:
         recipe, wanted = self.library.card(name).recipe, self.config.recipe()

@@ -6,6 +6,7 @@ from collegium.recipes.report.charts import (
     expert_colours,
     heat_map,
     learning_curves,
+    share_map,
 )
 from collegium.recipes.report.page import ColouredText, Report, render
 
@@ -18,4 +19,5 @@ __all__ = [
     "heat_map",
     "learning_curves",
     "render",
+    "share_map",
 ]

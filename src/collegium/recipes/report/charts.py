@@ -82,6 +82,21 @@ def heat_map(
     return _svg(figure)
 
 
+def share_map(rows: Mapping[str, Mapping[str, float | None]], *, title: str) -> str:
+    """Return shares between 0 and 1 by row and column; colour = the share, a missing one is a dash."""
+    names, columns = list(rows), list(next(iter(rows.values())))
+    figure, axes = _new(2.2 + 1.1 * len(columns), 0.9 + 0.36 * len(names))
+    values = [[float("nan") if (value := rows[name][each]) is None else value for each in columns] for name in names]
+    axes.imshow(values, cmap="RdYlGn", vmin=0.0, vmax=1.0, aspect="auto")
+    for y, row in enumerate(values):
+        for x, value in enumerate(row):
+            told = "-" if value != value else f"{value:.2f}"
+            axes.text(x, y, told, ha="center", va="center", color=_INK)
+    _ticks(axes, columns, names)
+    axes.set_title(title, loc="left", color=_INK)
+    return _svg(figure)
+
+
 def _cell(axes: "Axes", x: int, y: int, label: str, spread: str) -> None:
     axes.text(x, y - 0.1, label, ha="center", va="center", color=_INK, fontweight="bold")
     axes.text(x, y + 0.27, spread, ha="center", va="center", color=_INK, fontsize=6.5)

@@ -1,0 +1,1 @@
+"""Straight lines around reward models: fit, grow, evaluate, score."""
