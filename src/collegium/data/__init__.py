@@ -10,6 +10,7 @@ from collegium.data.duplicates import NearDuplicate, near_duplicates
 from collegium.data.encoding import Encoded, encode
 from collegium.data.preference_detection import holds_preferences
 from collegium.data.preference_reading import preferences_from_dataset, preferences_from_rows, read_preferences
+from collegium.data.preference_report import PreferenceDescription, describe_preferences
 from collegium.data.preferences import Pair, PairCorpus, PairDomain, PairSplit, take_pairs
 from collegium.data.reading import read_domains
 from collegium.data.windows import Windows, cut, join_windows, pack
@@ -29,11 +30,13 @@ __all__ = [
     "PairCorpus",
     "PairDomain",
     "PairSplit",
+    "PreferenceDescription",
     "Split",
     "Windows",
     "as_corpus",
     "cut",
     "describe",
+    "describe_preferences",
     "discover",
     "encode",
     "found_and_labels",
