@@ -8,12 +8,14 @@ from collegium.data.discovery import as_corpus, discover, write_domains
 from collegium.data.documents import MINIMUM_DOCUMENTS, Corpus, Document, Domain, Message, Split
 from collegium.data.duplicates import NearDuplicate, near_duplicates
 from collegium.data.encoding import Encoded, encode
+from collegium.data.preference_pull import PREFERENCE_DOMAINS, pull_preferences
 from collegium.data.reading import read_domains
 from collegium.data.windows import Windows, cut, join_windows, pack
 
 __all__ = [
     "DEMO_DOMAINS",
     "MINIMUM_DOCUMENTS",
+    "PREFERENCE_DOMAINS",
     "Clusters",
     "Corpus",
     "Description",
@@ -35,6 +37,7 @@ __all__ = [
     "normalised_mutual_information",
     "pack",
     "pull",
+    "pull_preferences",
     "purity",
     "read_domains",
     "size_ratio",
