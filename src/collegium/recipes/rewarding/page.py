@@ -34,8 +34,8 @@ def reward_page(name: str, found: Mapping[str, Any]) -> str:
     return render(
         Report(
             title=f"Reward model {name}",
-            summary=f"Design {found['design']}; judged on {sum(found['pairs'].values())} pairs of prompts that no member "
-            "was fitted on.",
+            summary=f"Design {found['design']}; judged on {sum(found['pairs'].values())} pairs of prompts that no "
+            "member was fitted on.",
             facts=facts_of(found),
             charts=charts,
             texts=[],

