@@ -1,6 +1,7 @@
 """The floor beside every accuracy: what words alone tell, by logistic regression on differences of tf-idf vectors."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
@@ -25,13 +26,13 @@ def word_floor(train: Sequence[Pair], test: Sequence[Pair]) -> Bool[np.ndarray, 
 
     if not train or not test:
         return None
-    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\w+|[^\w\s]")
+    words: Any = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\w+|[^\w\s]")
     try:
         words.fit([plain_text(text) for pair in train for text in (pair.chosen, pair.rejected)])
     except ValueError:  # no word in any text
         return np.zeros(len(test), dtype=bool)
 
-    def differences(pairs: Sequence[Pair]):  # noqa: ANN202 - a sparse matrix of scipy's
+    def differences(pairs: Sequence[Pair]) -> Any:  # noqa: ANN401 - a sparse matrix of scipy's
         chosen, rejected = ([plain_text(getattr(pair, side)) for pair in pairs] for side in ("chosen", "rejected"))
         return words.transform(chosen) - words.transform(rejected)
 
