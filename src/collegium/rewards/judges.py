@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -18,6 +18,7 @@ from collegium.rewards.sequence import head_of
 from collegium.rewards.texts import TextBatch
 
 
+@runtime_checkable
 class Judges(Protocol):
     """Several judges who read texts alike; each gives a text its own head's number, which is what PEFT's would be."""
 

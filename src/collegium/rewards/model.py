@@ -8,7 +8,7 @@ rewards is given.
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -28,6 +28,7 @@ BATCH = 32
 """How many texts are read at once where nothing else is said."""
 
 
+@runtime_checkable
 class Mixer(Protocol):
     """Weights of the judges by prompt, all of whom are asked: the gate of a multi-objective head."""
 

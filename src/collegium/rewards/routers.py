@@ -11,7 +11,7 @@ abstain.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -30,6 +30,7 @@ ABSTAIN = -1
 FeatureSpace = Literal["states", "words", "embeddings"]
 
 
+@runtime_checkable
 class PromptRouter(Protocol):
     """Calibrated probabilities of the domains, from prompts alone."""
 
