@@ -1,40 +1,14 @@
 """Small reward models on toy bases, made once for all tests."""
 
-import random
 from dataclasses import replace
 
 import pytest
 import torch
+from small_rewards import QUICK, corpus_of
 
-from collegium.data.preferences import Pair, PairCorpus, PairDomain
 from collegium.library import Library
-from collegium.rewards import DESIGNS, DesignOptions, Making, RewardConfig, open_reward
+from collegium.rewards import DESIGNS, DesignOptions, Making, open_reward
 from collegium.testing.pico import pico_base
-
-QUICK = RewardConfig(text_tokens=48, passes=2.0, rank=4, learning_rate=3e-3, batch=8, layers="top:1")
-"""Enough to move every weight; too little to learn."""
-
-
-def domain_of(name, word, *, count=60, against="xyz"):
-    """Pairs whose better answer holds a word; the prompt begins with the domain's name."""
-    draw = random.Random(name)
-    pairs = []
-    for _ in range(count):
-        good, bad = ("".join(draw.choice("abcdefgh ") for _ in range(12)) for _ in range(2))
-        place, other = draw.randrange(12), draw.choice(against.replace(word, ""))
-        pairs.append(
-            Pair(
-                f"{name} {draw.randrange(10**6)}?",
-                good[:place] + word + good[place:],
-                bad[:place] + other + bad[place:],
-                margin=float(draw.randrange(3)),
-            )
-        )
-    return PairDomain(name, tuple(pairs), kind="synthetic")
-
-
-def corpus_of(*names):
-    return PairCorpus(tuple(domain_of(name, "xyz"[place % 3]) for place, name in enumerate(names)))
 
 
 @pytest.fixture(scope="session")

@@ -40,8 +40,11 @@ def plan_removal(library: "Library", name: str, *, cascade: bool, keep_descendan
     going |= made if cascade else set()
     entries = [f"models/{each}.json" for each in going & models.keys()]
     entries += [f"experts/{each}" for each in going if each in library]
+    routings = _routings(library, going & models.keys())
+    entries += [f"routers/{each}" for each in routings]
     kept = () if cascade else tuple(sorted(made))
-    return Plan(tuple(sorted(entries)), Removal(tuple(sorted(going)), kept, _traces(library, going)))
+    traces = tuple(each for each in _traces(library, going) if each not in routings)
+    return Plan(tuple(sorted(entries)), Removal(tuple(sorted(going | routings)), kept, traces))
 
 
 def _members(library: "Library", model: str) -> tuple[str, ...]:
@@ -50,6 +53,19 @@ def _members(library: "Library", model: str) -> tuple[str, ...]:
     except LibraryError:
         return ()  # `verify` tells; a damaged model must neither stay for ever nor keep others from being removed.
     return tuple(each for each in members if each in library)
+
+
+def _routings(library: "Library", models: set[str]) -> set[str]:
+    """Return the fitted routers that were kept for these models alone: named after them."""
+    found = set()
+    for model in models:
+        try:
+            router = library.load_model(model).get("router")
+        except LibraryError:
+            continue
+        if isinstance(router, str) and router.startswith(f"{model}-") and router in library.router_names():
+            found.add(router)
+    return found
 
 
 def _made_from(library: "Library", going: set[str], models: dict[str, tuple[str, ...]]) -> set[str]:
