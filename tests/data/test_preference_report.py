@@ -84,7 +84,7 @@ def test_equal_prompts_are_never_missed_among_many_half_alike() -> None:
     # Whatever the search looks at first, an earlier prompt has that part, too, and differs elsewhere.
     words, draw = prose(1, 100).split(), random.Random(0)
     decoys = [
-        [*words[:cut], *prose(n, 25).split(), *words[cut + 25 :]] for n in range(300) for cut in [draw.randrange(75)]
+        [*words[:cut], *prose(n, 15).split(), *words[cut + 15 :]] for n in range(300) for cut in [draw.randrange(85)]
     ]
     train = (*(pair(" ".join(each)) for each in decoys), pair(" ".join(words), origin="equal"))
     (found,) = find_leaks({"sums": PairSplit(train, (), (pair(" ".join(words)),))}).found
