@@ -10,7 +10,7 @@ from collegium.data.duplicates import NearDuplicate, near_duplicates
 from collegium.data.encoding import Encoded, encode
 from collegium.data.preference_detection import holds_preferences
 from collegium.data.preference_reading import preferences_from_dataset, preferences_from_rows, read_preferences
-from collegium.data.preference_report import PreferenceDescription, describe_preferences
+from collegium.data.preference_report import PreferenceDescription, PreferenceDomain, describe_preferences
 from collegium.data.preferences import Pair, PairCorpus, PairDomain, PairSplit, take_pairs
 from collegium.data.reading import read_domains
 from collegium.data.windows import Windows, cut, join_windows, pack
@@ -31,6 +31,7 @@ __all__ = [
     "PairDomain",
     "PairSplit",
     "PreferenceDescription",
+    "PreferenceDomain",
     "Split",
     "Windows",
     "as_corpus",
