@@ -137,6 +137,11 @@ def test_many_answers_come_in() -> None:
     assert found.surplus == 64 * 63 // 2 - PAIRS_PER_PROMPT
 
 
+def test_which_of_many_answers_are_paired_does_not_hang_on_their_order() -> None:
+    answers = [Judged("p", str(n), float(n % 3), True) for n in range(20)]
+    assert set(pair_up(answers).pairs) == set(pair_up(answers[::-1]).pairs)
+
+
 def test_ten_thousand_answers_to_one_prompt_are_paired_at_once() -> None:
     for odd in (0.0, 1.0):
         answers = [Judged("p", str(n), 0.0 if n else odd, True) for n in range(10_000)]

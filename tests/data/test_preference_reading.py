@@ -183,6 +183,9 @@ def test_columns_are_renamed_and_decide_before_ours(tmp_path: Path) -> None:
     rows = [{"prompt": "1", "completion": k, "good": k == "a", "label": k == "b", "rating": 1} for k in "ab"]
     assert preferences_from_rows(rows, name="a", columns={"label": "good"}).pairs[0].chosen == "a"
     assert preferences_from_rows(rows, name="a", columns={"label": "label"}).pairs[0].chosen == "b"
+    both = [{**row, "q": "2", "chosen": "x", "rejected": "y"} for row in rows]
+    (pair,) = preferences_from_rows(both, name="a", columns={"label": "good", "prompt": "q"}).pairs
+    assert (pair.prompt, pair.chosen, pair.rejected) == ("2", "a", "b")
 
 
 def test_a_table_of_several_forms_leaves_cells_empty(tmp_path: Path) -> None:
@@ -262,6 +265,8 @@ BROKEN: list[tuple[Any, str]] = [
     ({"prompt": user("a"), "chosen": user("b"), "rejected": answer("c")}, "role assistant, got 'user'"),
     ({"prompt": user("a"), "chosen": answer("c"), "rejected": [turn("", "b")]}, "role assistant, got ''"),
     ({"chosen": user("a") + user("b") + answer("c"), "rejected": user("a") + answer("b")}, "role assistant"),
+    ({"prompt": user("a"), "completion": user("b"), "label": True}, "role assistant, got 'user'"),
+    ({"prompt": user("a"), "completion": "b", "rating": 1}, "all texts or all .*`completion` is a text"),
     ({"prompt": "a", "completion": "b", "label": "yes"}, "`label` is true or false, got 'yes'"),
     ({"prompt": "a", "completion": "b", "label": None}, "`label` is true or false, got a NoneType"),
     ({"prompt": "a", "completion": "b", "label": 2}, "`label` is true or false, got a int"),

@@ -27,7 +27,10 @@ def pair(prompt: Any, *, origin: str = "", chosen: str = "", rejected: str = "")
 def leaking() -> dict[str, PairSplit]:
     """Two domains; of six test prompts three are in train or dev in other clothes, one of them in both domains."""
     law = PairSplit(
-        train=tuple(pair(prose(n), origin=f"law train {n}") for n in range(6)),
+        train=(
+            pair(f"some other words before it {prose(3)} and behind", origin="law, somewhat like 3"),
+            *(pair(prose(n), origin=f"law train {n}") for n in range(6)),
+        ),
         dev=(pair(prose(10), origin="law dev"),),
         test=(pair(prose(10).upper(), origin="equals dev"), pair(prose(20), origin="clean")),
     )
@@ -77,14 +80,15 @@ def test_leaks_are_found_and_no_others() -> None:
     assert similarities[0] == 1.0 > similarities[1] > 0.8
 
 
-def test_equal_prompts_are_never_missed_among_many_alike() -> None:
-    # Prompts of one template agree with each other in places and differ in places: every band has many of them.
-    prompts = [f"{prose(1, 40)} the sum of {n} and {n + 1} {prose(n + 100, 60)} {prose(2, 40)}" for n in range(60)]
-    train = tuple(pair(prompt, origin=f"train {n}") for n, prompt in enumerate(prompts))
-    test = tuple(pair(prompt, origin=f"test {n}") for n, prompt in enumerate(prompts))
-    found = find_leaks({"sums": PairSplit(train, (), test)})
-    assert found.prompts == {"sums": 60}
-    assert all(each.similarity == 1.0 for each in found.found)
+def test_equal_prompts_are_never_missed_among_many_half_alike() -> None:
+    # Whatever the search looks at first, an earlier prompt has that part, too, and differs elsewhere.
+    words, draw = prose(1, 100).split(), random.Random(0)
+    decoys = [
+        [*words[:cut], *prose(n, 15).split(), *words[cut + 15 :]] for n in range(300) for cut in [draw.randrange(85)]
+    ]
+    train = (*(pair(" ".join(each)) for each in decoys), pair(" ".join(words), origin="equal"))
+    (found,) = find_leaks({"sums": PairSplit(train, (), (pair(" ".join(words)),))}).found
+    assert (found.origins[0], found.similarity) == ("equal", 1.0)
 
 
 def test_leaks_are_counted_without_origins() -> None:
@@ -95,8 +99,9 @@ def test_leaks_are_counted_without_origins() -> None:
 def test_a_system_message_that_all_share_is_no_leak() -> None:
     system = Message("system", prose(7, 400))
     train = (pair((system, Message("user", prose(1, 9)))),)
-    test = (pair((system, Message("user", prose(2, 9)))), pair((Message("user", prose(1, 9)),)))
-    assert find_leaks({"chat": PairSplit(train, (), test)}).prompts == {"chat": 1}
+    for asked, leaks in ((prose(2, 9), 0), (prose(1, 9), 1)):
+        for test in ((system, Message("user", asked)), (Message("user", asked),)):
+            assert find_leaks({"chat": PairSplit(train, (), (pair(test),))}).prompts == {"chat": leaks}
     alone = pair((system,))
     assert find_leaks({"chat": PairSplit((alone,), (), (alone,))}).prompts == {"chat": 1}
 

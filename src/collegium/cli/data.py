@@ -8,7 +8,18 @@ from tyro.conf import Positional
 from collegium.cli.command import Command, Group
 from collegium.cli.console import Screen
 from collegium.cli.output import Outcome
-from collegium.data import DEMO_DOMAINS, describe, pull, read_domains
+from collegium.cli.preference_tables import show_preferences
+from collegium.core.errors import DataError
+from collegium.core.protocols import Tokenizer
+from collegium.data import (
+    DEMO_DOMAINS,
+    describe,
+    describe_preferences,
+    holds_preferences,
+    pull,
+    read_domains,
+    read_preferences,
+)
 from collegium.models import load_tokenizer
 from collegium.recipes.common import Common
 
@@ -38,22 +49,49 @@ def run_pull(config: PullConfig, screen: Screen) -> Outcome:
 
 @dataclass(frozen=True)
 class DescribeConfig:
-    """Describe texts: documents, words, split, sources, and documents that stand in two domains almost the same."""
+    """Describe texts or preference pairs: sizes, split, sources, and what stands in two places almost the same."""
 
     data: Positional[Path]
-    """A folder or file of texts, one sub-folder or file per domain."""
+    """A folder or file of texts or of preferences, one sub-folder or file per domain."""
     base: str = ""
     """Count the tokens of this base's tokenizer, too."""
     columns: dict[str, str] = field(default_factory=dict)
-    """Names of the text columns in tables: text=body."""
+    """Names of columns in tables: text=body, of preferences chosen=better."""
+    domain_column: str = ""
+    """Of preferences, the column that names each row's domain, in place of files and folders."""
     common: Common = field(default_factory=Common)
     """Seed and machine."""
 
 
 def run_describe(config: DescribeConfig, screen: Screen) -> Outcome:
     """Return the corpus in numbers, a row for each domain."""
-    corpus = read_domains(config.data, columns=config.columns or None)
-    found = describe(corpus, load_tokenizer(config.base, progress=screen.say) if config.base else None)
+    preferences = holds_preferences(config.data, columns=config.columns)
+    if config.domain_column and not preferences:
+        raise DataError(
+            f"--domain-column deals rows of preferences to domains; {config.data} holds texts, whose domains are "
+            "sub-folders and files. Leave it out."
+        )
+    tokenizer = load_tokenizer(config.base, progress=screen.say) if config.base else None
+    if preferences:
+        return _describe_preferences(config, tokenizer, screen)
+    return _describe_texts(config, tokenizer, screen)
+
+
+def _describe_preferences(config: DescribeConfig, tokenizer: Tokenizer | None, screen: Screen) -> Outcome:
+    corpus = read_preferences(
+        config.data,
+        columns=config.columns or None,
+        domain_column=config.domain_column or None,
+        drop_unusable=True,  # to be counted
+    )
+    found = describe_preferences(corpus, tokenizer)
+    show_preferences(found, screen)
+    value = found.to_dict()
+    return Outcome(value, value["domains"])
+
+
+def _describe_texts(config: DescribeConfig, tokenizer: Tokenizer | None, screen: Screen) -> Outcome:
+    found = describe(read_domains(config.data, columns=config.columns or None), tokenizer)
     cells = [
         (
             each.name,

@@ -11,7 +11,7 @@ from collegium.data.encoding import Encoded, encode
 from collegium.data.preference_detection import holds_preferences
 from collegium.data.preference_pull import PREFERENCE_DOMAINS, pull_preferences
 from collegium.data.preference_reading import preferences_from_dataset, preferences_from_rows, read_preferences
-from collegium.data.preference_report import PreferenceDescription, describe_preferences
+from collegium.data.preference_report import PreferenceDescription, PreferenceDomain, describe_preferences
 from collegium.data.preferences import Pair, PairCorpus, PairDomain, PairSplit, take_pairs
 from collegium.data.reading import read_domains
 from collegium.data.windows import Windows, cut, join_windows, pack
@@ -33,6 +33,7 @@ __all__ = [
     "PairDomain",
     "PairSplit",
     "PreferenceDescription",
+    "PreferenceDomain",
     "Split",
     "Windows",
     "as_corpus",
