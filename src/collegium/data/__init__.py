@@ -10,6 +10,7 @@ from collegium.data.duplicates import NearDuplicate, near_duplicates
 from collegium.data.encoding import Encoded, encode
 from collegium.data.preference_pull import PREFERENCE_DOMAINS, pull_preferences
 from collegium.data.reading import read_domains
+from collegium.data.synthetic_preferences import conflicting_domains, toy_domains
 from collegium.data.windows import Windows, cut, join_windows, pack
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Split",
     "Windows",
     "as_corpus",
+    "conflicting_domains",
     "cut",
     "describe",
     "discover",
@@ -41,5 +43,6 @@ __all__ = [
     "purity",
     "read_domains",
     "size_ratio",
+    "toy_domains",
     "write_domains",
 ]
