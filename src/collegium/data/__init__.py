@@ -8,7 +8,8 @@ from collegium.data.discovery import as_corpus, discover, write_domains
 from collegium.data.documents import MINIMUM_DOCUMENTS, Corpus, Document, Domain, Message, Split
 from collegium.data.duplicates import NearDuplicate, near_duplicates
 from collegium.data.encoding import Encoded, encode
-from collegium.data.preference_pull import PREFERENCE_DOMAINS, pull_preferences
+from collegium.data.preference_hub import PREFERENCE_HUB, read_hub
+from collegium.data.preference_pull import PREFERENCE_DOMAINS, pull_hub, pull_preferences
 from collegium.data.reading import read_domains
 from collegium.data.synthetic_preferences import conflicting_domains, toy_domains
 from collegium.data.windows import Windows, cut, join_windows, pack
@@ -17,6 +18,7 @@ __all__ = [
     "DEMO_DOMAINS",
     "MINIMUM_DOCUMENTS",
     "PREFERENCE_DOMAINS",
+    "PREFERENCE_HUB",
     "Clusters",
     "Corpus",
     "Description",
@@ -39,9 +41,11 @@ __all__ = [
     "normalised_mutual_information",
     "pack",
     "pull",
+    "pull_hub",
     "pull_preferences",
     "purity",
     "read_domains",
+    "read_hub",
     "size_ratio",
     "toy_domains",
     "write_domains",
