@@ -189,6 +189,47 @@ def test_pull_says_first_what_it_would_do(ask, tmp_path):
     assert not (tmp_path / "texts").exists()
 
 
+def test_pull_says_first_which_pairs_it_would_fetch(ask, tmp_path):
+    code, found, _ = ask("data", "pull", tmp_path / "pairs", "--preferences", "--dry-run")
+    assert (code, found["domains"]) == (0, ["checked", "code", "film", "headline", "ratings", "turn"])
+    code, found, shown = ask("data", "pull", tmp_path / "pairs", "--hub", "hh", "--dry-run")
+    assert (code, found["hub"]) == (0, "hh")
+    assert "pairs of hh" in shown
+    assert not (tmp_path / "pairs").exists()
+
+
+def test_pull_writes_pairs_of_code_without_a_network(ask, tmp_path):
+    words = ["data", "pull", tmp_path / "pairs", "--preferences", "--domains", "code"]
+    code, found, shown = ask(*words)
+    assert code == 0
+    assert [row["name"] for row in found["domains"]] == ["code"]
+    assert found["domains"][0]["pairs"] == len((tmp_path / "pairs" / "code.jsonl").read_text().splitlines()) >= 400
+    assert "code (corruption) comes from standard library of Python" in shown
+    assert ask(*words)[0] == 0
+    code, _, shown = ask(*words, "--seed", "1")
+    assert code == 2
+    assert "choose another folder" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--preferences", "--hub", "hh"], "give one of the two"),
+        (["--domains", "code"], "--domains is for --preferences"),
+        (["--rows", "3"], "--rows is for --hub"),
+        (["--hub", "hh", "--rows", "-1"], "--rows is for --hub"),
+        (["--hub", "hhh"], "Did you mean 'hh'"),
+        (["--hub", "hh"], "cannot be fetched"),
+        (["--preferences", "--domains", "cod"], "Did you mean 'code'"),
+    ],
+)
+def test_mistakes_about_pairs_are_told(ask, tmp_path, words, told):
+    code, _, shown = ask("data", "pull", tmp_path / "pairs", *words)
+    assert code == 2
+    assert told in " ".join(shown.split())
+    assert not (tmp_path / "pairs").exists()
+
+
 def test_discover_writes_domains_that_can_be_read(ask, texts, tmp_path):
     words = ["discover", texts, "--domains", "2", "--out", tmp_path / "found", "--threads", "1"]
     code, found, shown = ask(*words, "--dry-run")

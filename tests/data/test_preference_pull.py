@@ -119,7 +119,7 @@ def test_an_interrupted_pull_leaves_no_folder(registry, tmp_path, monkeypatch):
 @pytest.mark.parametrize("asked", [{"domains": ["code"]}, {"domains": DOMAINS, "seed": 1}])
 def test_a_folder_of_other_pairs_is_left_alone(registry, tmp_path, asked):
     pull_preferences(tmp_path / "pairs", domains=DOMAINS)
-    with pytest.raises(DataError, match=r"does not hold the pairs of .* choose another folder"):
+    with pytest.raises(DataError, match=r"does not hold the pairs asked for \(.*\); choose another folder"):
         pull_preferences(tmp_path / "pairs", **asked)
 
 

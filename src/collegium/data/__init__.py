@@ -9,17 +9,20 @@ from collegium.data.documents import MINIMUM_DOCUMENTS, Corpus, Document, Domain
 from collegium.data.duplicates import NearDuplicate, near_duplicates
 from collegium.data.encoding import Encoded, encode
 from collegium.data.preference_detection import holds_preferences
-from collegium.data.preference_pull import PREFERENCE_DOMAINS, pull_preferences
+from collegium.data.preference_hub import PREFERENCE_HUB, read_hub
+from collegium.data.preference_pull import PREFERENCE_DOMAINS, pull_hub, pull_preferences
 from collegium.data.preference_reading import preferences_from_dataset, preferences_from_rows, read_preferences
 from collegium.data.preference_report import PreferenceDescription, PreferenceDomain, describe_preferences
 from collegium.data.preferences import Pair, PairCorpus, PairDomain, PairSplit, take_pairs
 from collegium.data.reading import read_domains
+from collegium.data.synthetic_preferences import conflicting_domains, toy_domains
 from collegium.data.windows import Windows, cut, join_windows, pack
 
 __all__ = [
     "DEMO_DOMAINS",
     "MINIMUM_DOCUMENTS",
     "PREFERENCE_DOMAINS",
+    "PREFERENCE_HUB",
     "Clusters",
     "Corpus",
     "Description",
@@ -37,6 +40,7 @@ __all__ = [
     "Split",
     "Windows",
     "as_corpus",
+    "conflicting_domains",
     "cut",
     "describe",
     "describe_preferences",
@@ -51,11 +55,14 @@ __all__ = [
     "preferences_from_dataset",
     "preferences_from_rows",
     "pull",
+    "pull_hub",
     "pull_preferences",
     "purity",
     "read_domains",
+    "read_hub",
     "read_preferences",
     "size_ratio",
     "take_pairs",
+    "toy_domains",
     "write_domains",
 ]

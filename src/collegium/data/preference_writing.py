@@ -1,7 +1,7 @@
 """Domains of pairs written as a folder: one `DOMAIN.jsonl` each, and `sources.json`."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,19 +11,18 @@ from collegium.data.preferences import Pair, PairCorpus, Text
 from collegium.data.reading import SOURCES_FILE
 
 
-def fill_folder(aside: Path, corpus: PairCorpus, *, seed: int | None = None) -> None:
+def fill_folder(aside: Path, corpus: PairCorpus, *, asked: Mapping[str, Any]) -> None:
     """Write the domains into a staging folder: rows of prompt, chosen, rejected and, where known, margin and group.
 
-    `sources.json` says where each domain comes from, what kind its preferences are, and which seed drew them.
+    `sources.json` says where each domain comes from, what kind its preferences are, and what was asked for.
     """
     for domain in corpus:
         write_new(aside / f"{domain.name}.jsonl", _lines(domain.pairs).encode())
-    listed: dict[str, Any] = {
+    listed = {
         "domains": {domain.name: [asdict(source) for source in domain.sources] for domain in corpus},
         "kinds": {domain.name: domain.kind for domain in corpus},
+        "asked": asked,
     }
-    if seed is not None:
-        listed["seed"] = seed
     write_new(aside / SOURCES_FILE, (json.dumps(listed, indent=2) + "\n").encode())
 
 
