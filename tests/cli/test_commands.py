@@ -279,11 +279,11 @@ def test_doctor_measures_anew_and_takes_no_lock_for_a_base(ask, tmp_path, monkey
     lock = pinned_folder(name, pinned).with_suffix(".lock")
     lock.parent.mkdir()
     lock.touch()
-    assert ask("doctor")[1]["bases"] == {name: False}
+    assert ask("doctor")[1]["bases"] == dict.fromkeys(BASES, False)
     lock.with_suffix("").mkdir()
     monkeypatch.setattr(device, "_gigaflops", lambda dtype, place: 3.0)
     found = ask("doctor")[1]
-    assert found["bases"] == {name: True}
+    assert found["bases"] == {**dict.fromkeys(BASES, False), name: True}
     assert found["gigaflops"] == {"float32": 3.0, "bfloat16": 3.0}
 
 

@@ -200,12 +200,15 @@ def test_a_judge_comes_back_with_its_head(architecture, head, tmp_path):
 
 
 def test_judges_are_averaged_with_judges_alone():
+    from transformers import LlamaForCausalLM
+
     base = random_base("llama")
     one, two = judge(base), judge(base)
     averaged = average_experts([one, two], [1.0, 1.0], name="mean", base=base)
     assert averaged.card.task == "reward"
     assert torch.allclose(averaged.payload.model.score.weight, one.payload.model.score.weight)
-    speaker = Expert(ExpertCard(name="llama-one", kind="whole"), WholePayload(random_base("llama").model))
+    alike = LlamaForCausalLM(one.payload.model.config)
+    speaker = Expert(ExpertCard(name="llama-one", kind="whole"), WholePayload(alike))
     with pytest.raises(IncompatibleExpert, match="one architecture"):
         average_experts([one, speaker], [1.0, 1.0], name="mean", base=base)
 

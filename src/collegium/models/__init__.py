@@ -4,6 +4,7 @@ from collegium.models.base import Base, after_context, segment_positions
 from collegium.models.convert import pinned_folder
 from collegium.models.decoding import BaseDecoding, RowDecoding
 from collegium.models.device import Machine, choose_device, choose_dtype, inspect_machine, memory_errors, memory_of
+from collegium.models.gates import SoftmaxGate, softmax_gate
 from collegium.models.parts import (
     KINDS,
     Adapter,
@@ -19,6 +20,7 @@ from collegium.models.parts import (
 from collegium.models.rows import BASE_ROWS, NOBODY, Group, RowPlan, Rows
 from collegium.models.seats import RowReader, Seat, positions_of, seat_rows
 from collegium.models.sites import Site
+from collegium.models.slots import OpenTrace
 from collegium.models.sources import BASES, load_base, load_config, load_tokenizer
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "Ia3Weights",
     "LoraWeights",
     "Machine",
+    "OpenTrace",
     "Part",
     "PrefixWeights",
     "RowDecoding",
@@ -44,6 +47,7 @@ __all__ = [
     "Rows",
     "Seat",
     "Site",
+    "SoftmaxGate",
     "after_context",
     "choose_device",
     "choose_dtype",
@@ -58,4 +62,5 @@ __all__ = [
     "positions_of",
     "seat_rows",
     "segment_positions",
+    "softmax_gate",
 ]

@@ -18,7 +18,7 @@ from collegium.models.fold import folded_digest, folded_model, weighted_deltas
 from collegium.models.parts import Adapter
 from collegium.models.rows import BASE_ROWS, RowPlan, Rows
 from collegium.models.sites import Site, choose_sites, expert_sites, find_blocks, parse_layers, site_module
-from collegium.models.slots import Run, Slots, Source, Trace
+from collegium.models.slots import OpenTrace, Run, Slots, Source, Trace
 from collegium.models.tail import Tail, check_tail, find_tail, log_probs, target_log_probs, target_nats
 
 if TYPE_CHECKING:
@@ -203,20 +203,23 @@ class Base:
         lengths: Int[Tensor, " batch"] | None = None,
         plan: RowPlan | Rows = BASE_ROWS,
         segments: Int[Tensor, "batch seq"] | None = None,
-        trace: Trace | None = None,
+        trace: Trace | OpenTrace | None = None,
     ) -> Float[Tensor, "row seq hidden"]:
         """Return the last hidden states of every row (groups x texts, group-major), with gradient where asked for.
 
         lengths:  how far each text goes, the rest being padding; default: all the way. A causal base needs none.
         segments: which document each token of a window belongs to; documents do not see each other.
-        trace:    is filled with what gates say, by module path.
+        trace:    is filled with what gates say, by module path; an `OpenTrace` keeps its gradient.
 
         Rows are padded on the right: what stands at padding is not defined, and nothing else depends on it.
         Raises BaseModelError for segments on a base that is not causal: its tokens see the whole window.
         """
         self.check_length(tokens.shape[1])
-        asked = self._asked(tokens, lengths, segments)
-        with self.running(as_rows(plan, tokens.shape[0]), trace=trace) as run:
+        read = None if lengths is None else self._filled(tokens, lengths)
+        asked = self._asked(read, segments)
+        with self.running(as_rows(plan, tokens.shape[0]), trace=trace, read=read) as run:
+            if isinstance(trace, OpenTrace):
+                trace.read = run.read_by_row()
             hidden = self.inner(input_ids=tokens.to(self.device), use_cache=False, **asked).last_hidden_state
         return run.widen(hidden, len(self.blocks))
 
@@ -303,9 +306,16 @@ class Base:
         return BaseDecoding(self.open_rows(prompts))
 
     @contextmanager
-    def running(self, rows: Rows, *, first: int | None = None, trace: Trace | None = None) -> Iterator[Run]:
+    def running(
+        self,
+        rows: Rows,
+        *,
+        first: int | None = None,
+        trace: Trace | OpenTrace | None = None,
+        read: Bool[Tensor, "text seq"] | None = None,
+    ) -> Iterator[Run]:
         """Let the model follow rows inside the `with`; for the row executor, not for users."""
-        with self._slots.running(rows, dtype=self.dtype, first=first, trace=trace) as run:
+        with self._slots.running(rows, dtype=self.dtype, first=first, trace=trace, read=read) as run:
             yield run
 
     def check_length(self, tokens: int) -> None:
@@ -315,7 +325,12 @@ class Base:
                 f"{self.name} reads at most {self.context_tokens} tokens, got {tokens}; cut the text or the window."
             )
 
-    def _asked(self, tokens: Tensor, lengths: Tensor | None, segments: Tensor | None) -> dict[str, Tensor]:
+    def _filled(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Return which tokens are no padding; an empty text's first counts as none of it."""
+        place = torch.arange(tokens.shape[1], device=self.device)
+        return place < lengths.to(self.device).clamp(min=1)[:, None]
+
+    def _asked(self, read: Tensor | None, segments: Tensor | None) -> dict[str, Tensor]:
         """Return what the model is told besides the tokens: positions inside documents, or which tokens are padding."""
         if self.causal:
             return {} if segments is None else {"position_ids": segment_positions(segments).to(self.device)}
@@ -324,10 +339,7 @@ class Base:
                 f"{self.name} is an encoder: every token of a window sees all others, so documents cannot be packed "
                 "into one; give it a text a row, with `lengths`."
             )
-        if lengths is None:
-            return {}
-        place = torch.arange(tokens.shape[1], device=self.device)
-        return {"attention_mask": place < lengths.to(self.device).clamp(min=1)[:, None]}
+        return {} if read is None else {"attention_mask": read}
 
     def _read(self, tokens: Tensor, lengths: Tensor | None, scored: Tensor | None) -> Tensor:
         """Return which tokens are scored: not the first, not padding, not what is left out."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from collegium.core.errors import RoutingError
 from collegium.core.protocols import Gate
 from collegium.core.routing import BASE
+from collegium.models.gates import SoftmaxGate
 
 NOBODY = -1
 """In an index: no expert at all."""
@@ -28,7 +29,8 @@ class Group:
     index:    which of them each text is run through, as positions in `adapters`, `NOBODY` = none; None = all of them.
     weights:  how much of each, per text and position read (either axis may be 1), with a leading axis per block of the
               base where blocks differ; None = 1 of each.
-    gates:    module path -> what weighs all adapters there, from the layer's own input; other places take `weights`.
+    gates:    module path -> what weighs all adapters there, from the layer's or the feed-forward block's own input;
+              other places take `weights`.
     """
 
     adapters: tuple[str, ...] = ()
@@ -46,6 +48,12 @@ class Group:
             )
         if self.gates is not None and self.index is not None:
             raise RoutingError("gates weigh all of a group's experts; leave the index out.")
+        for path, gate in (self.gates or {}).items():
+            if isinstance(gate, SoftmaxGate) and len(gate.weight) != self.k:
+                raise RoutingError(
+                    f"a gate weighs each expert of its group: {self.k} experts, the gate at {path!r} is for "
+                    f"{len(gate.weight)}."
+                )
 
     @property
     def k(self) -> int:

@@ -1,11 +1,11 @@
 """Gates in slots: those of places that read one input are asked at once, and share their first products."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from collegium.core.protocols import Gate
@@ -14,6 +14,40 @@ from collegium.ops.grouped import Change, Firsts, cheapest, dense
 
 Trace = dict[str, tuple[Tensor, Tensor | None]]
 """Module path -> what its gate said: weights, and which experts they are for (None = all, in order)."""
+
+
+@dataclass(eq=False)
+class OpenTrace:
+    """What gates say while they are trained, with its gradient, so that a loss can read it.
+
+    said:          as in a trace. probabilities: module path -> the softmax over all experts, of gates that have one.
+    read:          which tokens of each row are no padding, None = all of them; a loss leaves the others out.
+    """
+
+    said: Trace = field(default_factory=dict)
+    probabilities: dict[str, Float[Tensor, "row seq expert"]] = field(default_factory=dict)
+    read: Bool[Tensor, "row seq"] | None = None
+
+
+@runtime_checkable
+class SoftGate(Gate, Protocol):
+    """A gate that has a probability for every expert, also for those that it does not choose."""
+
+    def probabilities(self, hidden: Float[Tensor, "*tokens hidden"]) -> Float[Tensor, "*tokens expert"]:
+        """Return them."""
+        ...
+
+
+def note(
+    trace: Trace | OpenTrace, path: str, said: tuple[Tensor, Tensor | None], *, gate: Gate, inputs: Tensor
+) -> None:
+    """Write down what a gate said of its inputs at a place."""
+    if isinstance(trace, OpenTrace):
+        trace.said[path] = said
+        if isinstance(gate, SoftGate):
+            trace.probabilities[path] = gate.probabilities(inputs)
+    else:
+        trace[path] = (said[0].detach(), said[1])
 
 
 @runtime_checkable
@@ -40,13 +74,14 @@ class GatedFamily:
     first: Firsts
     b: tuple[Tensor, ...]
 
-    def hear(self, inputs: Float[Tensor, "row seq input"], trace: Trace | None) -> Change:
+    def hear(self, inputs: Float[Tensor, "row seq input"], trace: Trace | OpenTrace | None) -> Change:
         """Return what the gates' experts change at each place, of which the first products are made."""
         places, experts, rank, width = self.first.a.shape
         x = inputs.reshape(-1, width)
         weights, index = self.gate(inputs if places == 1 else x)
         if trace is not None:
-            trace.update(zip(self.paths, _by_place(places, inputs, weights.detach(), index), strict=True))
+            for path, said in zip(self.paths, _by_place(places, inputs, weights, index), strict=True):
+                note(trace, path, said, gate=self.gate, inputs=inputs)
         shape = (places, x.shape[0], weights.shape[-1])
         weights = weights.to(x.dtype).reshape(shape)
         if index is None:

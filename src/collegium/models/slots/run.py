@@ -1,15 +1,18 @@
 """A run: one forward of the base with rows, as the hooks see it."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from collegium.core.protocols import Gate
 from collegium.models.rows import Rows
-from collegium.models.slots.gated import GatedFamily, Trace
+from collegium.models.slots.gated import GatedFamily, OpenTrace, Trace, note
+from collegium.models.slots.mixture import Speak, routed_change
 from collegium.models.slots.stacks import LowRankStack, Place
 from collegium.ops.grouped import Change
 
@@ -28,6 +31,7 @@ class Run:
     """What is being run: the rows, from which block on they are apart, and what each place computes.
 
     trace: filled with what gates say, where somebody asked for it.
+    read:  which tokens of each text are no padding, None = all of them; gates send no other to a feed-forward expert.
     """
 
     rows: Rows
@@ -35,7 +39,8 @@ class Run:
     places: Mapping[str, Place]
     shared: Mapping[str, Shared] = field(default_factory=dict)
     gated: Mapping[str, tuple[GatedFamily, int]] = field(default_factory=dict)
-    trace: Trace | None = None
+    trace: Trace | OpenTrace | None = None
+    read: Bool[Tensor, "text seq"] | None = None
     heard: tuple[GatedFamily, Tensor, Change] | None = None
     repeated: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     handed: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
@@ -115,10 +120,19 @@ class Run:
                 output = output * each.factors(self.weights(place.block, inputs))
         if path in self.gated:
             return self._gated(path, inputs, output)
-        gate = None if self.rows.gates is None else self.rows.gates.get(path)
+        gate = self._gate(path)
         if gate is not None and place.low_rank:
-            return self._weighed(path, place.low_rank[0], gate(inputs), inputs, output)
+            return self._weighed(place.low_rank[0], self._heard(path, gate, inputs), inputs, output)
         return self._low_rank(path, place, inputs, output)
+
+    def _gate(self, path: str) -> Gate | None:
+        return None if self.rows.gates is None else self.rows.gates.get(path)
+
+    def _heard(self, path: str, gate: Gate, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        said = gate(inputs)
+        if self.trace is not None:
+            note(self.trace, path, said, gate=gate, inputs=inputs)
+        return said
 
     def _low_rank(self, path: str, place: Place, inputs: Tensor, output: Tensor) -> Tensor:
         weights = self.weights(place.block, inputs)
@@ -152,12 +166,10 @@ class Run:
         return output
 
     def _weighed(
-        self, path: str, stack: LowRankStack, said: tuple[Tensor, Tensor | None], inputs: Tensor, output: Tensor
+        self, stack: LowRankStack, said: tuple[Tensor, Tensor | None], inputs: Tensor, output: Tensor
     ) -> Tensor:
         """Return the output with the experts of a stack of mixed ranks added, as a gate weighs them."""
         weights, index = said
-        if self.trace is not None:
-            self.trace[path] = (weights.detach(), index)
         if index is not None:
             weights = weights.new_zeros(*weights.shape[:-1], self.rows.index.shape[1]).scatter(-1, index, weights)
         return stack.add(output, stack.thin(inputs), weights.to(inputs.dtype))
@@ -168,22 +180,68 @@ class Run:
         if place is None:
             return None
         whole, rest = (output[0], output[1:]) if isinstance(output, tuple) else (output, None)
-        weights = self.weights(place.block, inputs)
-        if place.exchange is not None:
-            whole = self._exchanged(module, place, inputs, whole)
-        for stack in place.low_rank:
-            whole = stack.add(whole, stack.thin(inputs), weights)
+        gate = self._gate(path)
+        if gate is None:
+            whole = self._in_parallel(module, place, inputs, whole)
+        else:
+            whole = self._mixed(module, place, self._heard(path, gate, inputs), inputs, whole)
         return whole if rest is None else (whole, *rest)
+
+    def _in_parallel(self, module: nn.Module, place: Place, inputs: Tensor, output: Tensor) -> Tensor:
+        """Return the output with every expert's change of it, as the rows weigh them."""
+        if place.exchange is not None:
+            output = self._exchanged(module, place, inputs, output)
+        for stack in place.low_rank:
+            output = stack.add(output, stack.thin(inputs), self.weights(place.block, inputs))
+        return output
+
+    def _mixed(
+        self, module: nn.Module, place: Place, said: tuple[Tensor, Tensor | None], inputs: Tensor, output: Tensor
+    ) -> Tensor:
+        """Return the output with the change of each token's own experts, as a gate weighs them."""
+        if place.exchange is not None:
+            weights, index = said
+            flat = (weights.flatten(0, -2), None if index is None else index.flatten(0, -2))
+            experts = self._senders(module, place, inputs)
+            change = routed_change(inputs.flatten(0, -2), output.flatten(0, -2), flat, experts)
+            output = output + change.view_as(output)
+        for stack in place.low_rank:
+            output = self._weighed(stack, said, inputs, output)
+        return output
+
+    def _senders(
+        self, module: nn.Module, place: Place, inputs: Tensor
+    ) -> list[tuple[int, Speak, Bool[Tensor, " token"] | None]]:
+        """Return the exchanged blocks, each with the tokens of its rows that are no padding."""
+        assert place.exchange is not None
+        read, found = self.read_by_row(), []
+        for tensors, rows, column in place.exchange.blocks:
+            allowed = read
+            if len(rows) < inputs.shape[0]:
+                own = torch.zeros(inputs.shape[:-1], dtype=torch.bool, device=inputs.device)
+                own[rows] = True
+                allowed = own if read is None else own & read
+            speak = functools.partial(_said, module, tensors)
+            found.append((column, speak, None if allowed is None else allowed.flatten()))
+        return found
+
+    def read_by_row(self) -> Bool[Tensor, "row seq"] | None:
+        """Return which tokens of each row are no padding."""
+        return None if self.read is None else self.read[self.rows.text.to(self.read.device)]
 
     def _exchanged(self, module: nn.Module, place: Place, inputs: Tensor, output: Tensor) -> Tensor:
         """Return y + sum_e w_e (f_e(x) - y)."""
         assert place.exchange is not None
         weights, change = self.weights(place.block, inputs), torch.zeros_like(output)
         for tensors, rows, column in place.exchange.blocks:
-            said = torch.func.functional_call(module, dict(tensors), (inputs[rows],))
-            said = said[0] if isinstance(said, tuple) else said
-            step = said - output[rows]
+            step = _said(module, tensors, inputs[rows]) - output[rows]
             if weights is not None:
                 step = step * weights.expand(output.shape[0], -1, -1)[rows, :, column, None]
             change = change.index_add(0, rows, step)
         return output + change
+
+
+def _said(module: nn.Module, tensors: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+    """Return what a block says with other weights."""
+    said = torch.func.functional_call(module, dict(tensors), (inputs,))
+    return said[0] if isinstance(said, tuple) else said

@@ -20,7 +20,7 @@ from collegium.models.parts import Adapter, Ia3Weights, PrefixWeights
 from collegium.models.rows import Rows
 from collegium.models.sites import Site, check_part, site_module
 from collegium.models.slots.families import find_families
-from collegium.models.slots.gated import Trace
+from collegium.models.slots.gated import OpenTrace, Trace
 from collegium.models.slots.places import Plan, make_plan
 from collegium.models.slots.prefix import ATTENTION, stand_in
 from collegium.models.slots.residents import Residents, Source, is_trained
@@ -108,7 +108,13 @@ class Slots:
 
     @contextmanager
     def running(
-        self, rows: Rows, *, dtype: torch.dtype, first: int | None = None, trace: Trace | None = None
+        self,
+        rows: Rows,
+        *,
+        dtype: torch.dtype,
+        first: int | None = None,
+        trace: Trace | OpenTrace | None = None,
+        read: Tensor | None = None,
     ) -> Iterator[Run]:
         """Let the hooks follow rows; `first` keeps an earlier trunk whose caches exist already."""
         self.require(rows.names)
@@ -120,7 +126,7 @@ class Slots:
                 f"the new plan changes block {plan.first}, below the trunk of {first} blocks whose caches exist; "
                 "open the texts again with this plan."
             )
-        self.run = Run(rows, plan.first if first is None else first, plan.places, plan.shared, plan.gated, trace)
+        self.run = Run(rows, plan.first if first is None else first, plan.places, plan.shared, plan.gated, trace, read)
         try:
             yield self.run
         finally:

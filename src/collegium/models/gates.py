@@ -1,0 +1,60 @@
+"""A gate that is learnt with the experts it weighs: the router inside a sparse mixture."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from collegium.core.errors import RoutingError
+from collegium.ops.choosing import top_softmax
+
+_SPREAD = 0.1
+"""Of the first logits, for inputs of variance one: experts are chosen at random, and weighed almost alike."""
+
+
+@dataclass(frozen=True, eq=False)
+class SoftmaxGate:
+    """g = W h;  S = the k largest of g;  w = softmax(g_S)  [papers.md 1 (1)].
+
+    weight: W, trained where it asks for gradients. top_k: how many experts keep weight, None = all.
+
+    Raises RoutingError unless at least one keeps weight.
+    """
+
+    weight: Float[Tensor, "expert hidden"]
+    top_k: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check that somebody keeps weight."""
+        if self.top_k is not None and self.top_k < 1:
+            raise RoutingError(f"a gate keeps at least one expert (top_k), got {self.top_k}.")
+
+    def __call__(
+        self, hidden: Float[Tensor, "*tokens hidden"]
+    ) -> tuple[Float[Tensor, "*tokens k"], Int[Tensor, "*tokens k"] | None]:
+        """Return the weights of the k largest, which sum to 1, and whose they are."""
+        return top_softmax(self._logits(hidden), self.top_k)
+
+    def probabilities(self, hidden: Float[Tensor, "*tokens hidden"]) -> Float[Tensor, "*tokens expert"]:
+        """Return the softmax over all experts: what losses of balance are taken of."""
+        return self._logits(hidden).softmax(dim=-1)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        return hidden.to(self.weight.dtype) @ self.weight.T
+
+
+def softmax_gate(
+    experts: int, inputs: int, *, top_k: int | None = None, generator: torch.Generator | None = None
+) -> SoftmaxGate:
+    """Return a fresh gate over so many experts, whose weight asks for gradients.
+
+    inputs: the size of what it reads, `base.sites[path].shape[0]`.
+
+    >>> gate = softmax_gate(4, 64, top_k=2, generator=torch.Generator().manual_seed(0))
+    >>> weights, index = gate(torch.ones(1, 3, 64))
+    >>> weights.shape, index.shape, weights.requires_grad
+    (torch.Size([1, 3, 2]), torch.Size([1, 3, 2]), True)
+    """
+    drawn = torch.randn(experts, inputs, generator=generator)
+    return SoftmaxGate((drawn * _SPREAD * inputs**-0.5).requires_grad_(), top_k)
