@@ -76,7 +76,7 @@ def test_a_column_names_domains_and_columns_are_renamed(ask, tmp_path):
     assert (code, [(each["name"], each["pairs"]) for each in found["domains"]]) == (0, [("a", 10), ("b", 10)])
     code, _, shown = ask("data", "describe", path, "--columns", "prompt=q", "chosen=good")
     assert code == 2
-    assert "No `rejected`" in shown
+    assert "no column `rejected`" in shown
 
 
 def test_mixed_folders_and_columns_without_preferences_are_refused(ask, pairs, texts):

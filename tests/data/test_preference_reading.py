@@ -1,10 +1,12 @@
 """Every form of preferences is read alike from every kind of file; everything else says what is wrong."""
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy
 import pytest
 from hypothesis import given
@@ -16,6 +18,7 @@ from collegium.data import (
     Message,
     Pair,
     PairCorpus,
+    describe_preferences,
     holds_preferences,
     preferences_from_dataset,
     preferences_from_rows,
@@ -249,10 +252,13 @@ def test_an_answer_labelled_two_ways_is_an_error_or_left_out(write: Write) -> No
 
 
 BROKEN: list[tuple[Any, str]] = [
-    ({"prompt": "a", "chosen": "b", "rejectd": "c"}, "`prompt`, `chosen`, `rejectd`.*No `rejected`.*mean 'rejectd'"),
-    ({"prompt": "a", "completion": "b", "labels": True}, "No `label`.*mean 'labels'.*--columns label=NAME"),
-    ({"body": "a"}, "a row of preferences has the columns .*; this one has `body`"),
-    ({}, "this one has none"),
+    (
+        {"prompt": "a", "chosen": "b", "rejectd": "c"},
+        "no column `rejected`, .*`prompt`, `chosen`, `rejectd`. .*mean 'rejectd'",
+    ),
+    ({"prompt": "a", "completion": "b", "labels": True}, "no column `label`.*mean 'labels'.*--columns label=NAME"),
+    ({"body": "a"}, "a row of preferences has the columns .*, this row has `body`"),
+    ({}, "this row has none"),
     ({"prompt": "a", "completion": "b", "label": True, "rating": 1}, "both.*--columns label=label.*rating=rating"),
     ({"prompt": 3, "chosen": "a", "rejected": "b"}, "`prompt` holds a text or a list of messages, got a int"),
     ({"prompt": "a", "chosen": {"role": "assistant"}, "rejected": "b"}, "`chosen` holds .*got a dict"),
@@ -348,10 +354,10 @@ def test_cells_of_arrays_are_read() -> None:
             {"law.jsonl": json.dumps(GOOD)},
             ".",
             {"columns": {"group": "a"}},
-            "no column `a`; .*`prompt`.*--columns group",
+            "no column `a`, .*`prompt`.*--columns group",
         ),
         ({"law.jsonl": json.dumps(GOOD)}, ".", {"columns": {"prompt": "promt"}}, "`promt`.*mean 'prompt'"),
-        ({"law.jsonl": json.dumps(GOOD)}, ".", {"domain_column": "promt"}, "no column 'promt' .*mean 'prompt'"),
+        ({"law.jsonl": json.dumps(GOOD)}, ".", {"domain_column": "promt"}, "no column `promt`.*mean 'prompt'"),
         (
             {"law.jsonl": json.dumps(GOOD)},
             ".",
@@ -385,6 +391,14 @@ def test_a_data_set_has_a_name_or_a_column_and_rows() -> None:
             preferences_from_dataset(rows, name="a")
     with pytest.raises(DataError, match=r"this data set has dev, test\."):
         preferences_from_dataset({"dev": [GOOD], "test": [GOOD]}, name="a")
+
+
+def test_of_very_many_columns_some_are_named() -> None:
+    row = {f"column {n} \ud800 {'x' * 1000}": n for n in range(1000)}
+    for options, named in (({"name": "a"}, "`column 19"), ({"domain_column": "b"}, "`column 19")):
+        with pytest.raises(DataError, match=rf"{named} .* and 980 more") as found:
+            preferences_from_dataset([row], **options)
+        said_of(found.value)
 
 
 def test_a_huge_line_is_read(write: Write) -> None:
@@ -431,3 +445,55 @@ def test_a_corpus_keeps_the_order_of_files(tmp_path: Path) -> None:
         write_rows(tmp_path / f"{name}.jsonl", FORMS["explicit"])
     corpus: PairCorpus = read_preferences(tmp_path)
     assert corpus.names == ("a", "b", "c")
+
+
+LEAVES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(st.characters(), max_size=5),
+    st.just([turn("user", "a")]),
+)
+VALUES = st.recursive(
+    LEAVES | st.sampled_from([user("a"), answer("b"), '[{"role": 1', "[{'role':", "[]", "Assistant:"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["role", "content", "a"]), inner),
+    max_leaves=6,
+)
+FIELDS = ["prompt", "chosen", "rejected", "completion", "label", "rating", "margin", "group", "topic"]
+NAMES = st.sampled_from(FIELDS) | st.text(st.characters(), max_size=50)
+ROWS = st.lists(st.dictionaries(NAMES, VALUES, max_size=6), max_size=6)
+
+
+def said_of(error: DataError) -> None:
+    """Check that a message can be shown."""
+    assert len(str(error).encode()) < 2000
+
+
+@hypothesis.settings(max_examples=400)
+@given(ROWS, st.booleans(), st.sampled_from([{}, {"name": "a"}, {"domain_column": "topic"}]))
+def test_whatever_stands_in_rows_is_read_or_refused_in_words(
+    rows: list[dict[str, Any]], drop: bool, options: dict[str, str]
+) -> None:
+    try:
+        corpus = preferences_from_dataset(rows, drop_unusable=drop, **options)
+    except DataError as error:
+        said_of(error)
+    else:
+        describe_preferences(corpus)
+        for pair in (pair for domain in corpus for pair in domain.pairs):
+            pair.identity.encode()
+            pair.hash.encode()
+            assert pair.chosen != pair.rejected
+
+
+@given(st.lists(st.tuples(*[st.text(st.characters(codec="utf-8"), max_size=9)] * 4), max_size=4))
+def test_whatever_stands_in_a_table_is_read_or_refused_in_words(
+    tmp_path_factory: pytest.TempPathFactory, cells: list[tuple[str, ...]]
+) -> None:
+    path = tmp_path_factory.mktemp("table") / "a.csv"
+    for names in (("prompt", "chosen", "rejected", "margin"), ("prompt", "completion", "rating", "group")):
+        quoted = ['"' + cell.replace('"', '""') + '"' for row in (names, *cells) for cell in row]
+        path.write_bytes("\n".join(",".join(quoted[n : n + 4]) for n in range(0, len(quoted), 4)).encode())
+        with contextlib.suppress(DataError):
+            describe_preferences(read_preferences(path, drop_unusable=True))

@@ -16,6 +16,8 @@ from collegium.data.preferences import Text
 from collegium.data.row_files import Row
 
 _CHAT_CELL = re.compile(r"""\s*\[\s*\{\s*["'](role|content)["']\s*:""")
+_NAMES_SHOWN = 20
+_NAME_CHARACTERS = 40
 _WORDS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -111,13 +113,35 @@ class PairCells:
 
     def missing(self, field: str) -> DataError:
         """Return the error of a column that is not there."""
-        present = [str(name) for name in self.row]
         return DataError(
-            f"{self.origin}: there is no column `{self.column(field)}`; this row has {listed(present) or 'none'}. "
-            f"{nearest(self.column(field), present)} Name the right one with `--columns {field}=NAME`."
+            f"{self.origin}: {no_column(self.column(field), self.row)} Name the right one with "
+            f"`--columns {field}=NAME`."
         )
 
 
-def listed(names: Iterable[str]) -> str:
-    """Return the names of columns as a message lists them."""
-    return ", ".join(f"`{name}`" for name in names)
+def listed(names: Iterable[object]) -> str:
+    """Return the names of columns as a message lists them, the first twenty.
+
+    >>> listed(["prompt", "chosen"])
+    '`prompt`, `chosen`'
+    """
+    shown = [f"`{_plain(name)}`" for name in names]
+    more = f" and {len(shown) - _NAMES_SHOWN} more" if len(shown) > _NAMES_SHOWN else ""
+    return ", ".join(shown[:_NAMES_SHOWN]) + more if shown else "none"
+
+
+def no_column(name: str, names: Iterable[object]) -> str:
+    """Return what a message says of a column that is not there: which there are, and the one that is close.
+
+    >>> no_column("chosen", ["prompt", "chosn"])
+    "there is no column `chosen`, this row has `prompt`, `chosn`. Did you mean 'chosn'?"
+    """
+    present = list(names)
+    close = nearest(name, map(_plain, present))
+    found = f"there is no column `{_plain(name)}`, this row has {listed(present)}."
+    return f"{found} {close}" if close.startswith("Did you mean") else found
+
+
+def _plain(name: object) -> str:
+    """Return a column's name as any terminal and file can hold it."""
+    return str(name)[:_NAME_CHARACTERS].encode(errors="backslashreplace").decode()

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from collegium.core.cards import Source
 from collegium.core.errors import DataError
-from collegium.core.tables import nearest
 from collegium.data.cells import check_domain
+from collegium.data.preference_cells import no_column
 from collegium.data.preference_pairing import pair_up
 from collegium.data.preference_rows import PAIR_FIELDS, WAY_OUT, Entry, Judged, Unusable, read_entry
 from collegium.data.preferences import Pair, PairCorpus, PairDomain
@@ -49,11 +49,7 @@ class DomainReader:
 
     def _own_domain(self, row: Row, column: str, origin: str) -> str:
         if column not in row:
-            present = [str(each) for each in row]
-            raise DataError(
-                f"{origin}: there is no column {column!r} that could name a domain; this row has "
-                f"{', '.join(f'`{each}`' for each in present) or 'none'}. {nearest(column, present)}"
-            )
+            raise DataError(f"{origin}: each row names its domain, {no_column(column, row)}")
         return check_domain(row[column], origin=origin)
 
     def corpus(

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from collegium.core.errors import DataError
-from collegium.core.tables import nearest
-from collegium.data.preference_cells import PairCells, listed
+from collegium.data.preference_cells import PairCells, listed, no_column
 from collegium.data.preferences import Pair, Text, plain_text
 from collegium.data.prompt_prefix import split_prompt
 from collegium.data.row_files import Row
@@ -82,12 +81,11 @@ def _form(cells: PairCells) -> tuple[str, ...]:
 
 def _no_form(cells: PairCells, forms: list[tuple[str, ...]]) -> DataError:
     lacking = min(([field for field in form if not cells.has(field)] for form in forms), key=len)
-    present = [str(name) for name in cells.row]
     wanted = "; or ".join(listed(map(cells.column, form)) for form in forms)
-    close = " ".join(f"No `{cells.column(field)}`: {nearest(cells.column(field), present)}" for field in lacking[:1])
+    told = no_column(cells.column(lacking[0]), cells.row)
     return DataError(
-        f"{cells.origin}: a row of preferences has the columns {wanted}; this one has {listed(present) or 'none'}. "
-        f"{close} Name the right one, for example with `--columns {lacking[0]}=NAME`."
+        f"{cells.origin}: a row of preferences has the columns {wanted}; {told} "
+        f"Name the right one, for example with `--columns {lacking[0]}=NAME`."
     )
 
 
