@@ -20,7 +20,7 @@ from collegium.models.parts import (
 from collegium.models.rows import BASE_ROWS, NOBODY, Group, RowPlan, Rows
 from collegium.models.seats import RowReader, Seat, positions_of, seat_rows
 from collegium.models.sites import Site
-from collegium.models.slots import OpenTrace
+from collegium.models.slots import OpenTrace, Trace
 from collegium.models.sources import BASES, load_base, load_config, load_tokenizer
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "Seat",
     "Site",
     "SoftmaxGate",
+    "Trace",
     "after_context",
     "choose_device",
     "choose_dtype",

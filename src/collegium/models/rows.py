@@ -49,9 +49,9 @@ class Group:
         if self.gates is not None and self.index is not None:
             raise RoutingError("gates weigh all of a group's experts; leave the index out.")
         for path, gate in (self.gates or {}).items():
-            if isinstance(gate, SoftmaxGate) and len(gate.weight) != self.k:
+            if isinstance(gate, SoftmaxGate) and len(gate.weight) > self.k:
                 raise RoutingError(
-                    f"a gate weighs each expert of its group: {self.k} experts, the gate at {path!r} is for "
+                    f"a gate weighs experts of its group, the first ones: {self.k} experts, the gate at {path!r} is for "
                     f"{len(gate.weight)}."
                 )
 

@@ -1,11 +1,10 @@
 """The designs: how each is fitted into a library, and opened from it.
 
-    joint   one judge of all domains                                             the baseline
-    multi   one adapter, an output a domain, weighed by a gate on the prompt     ArmoRM's head [wang2024armorm]
-    rodos   a whole model a domain, one chosen by an external router             [namgoong2024rewards]
-    arliss  an adapter a domain on one loaded base, one chosen by an adapter     [namgoong2024rewards]
-
-`more` has a file of its own (`more.py`).
+joint   one judge of all domains                                             the baseline
+multi   one adapter, an output a domain, weighed by a gate on the prompt     ArmoRM's head [wang2024armorm]
+more    a judge of all domains with a sparse mixture of experts inside        [namgoong2024rewards]; see `more`
+rodos   a whole model a domain, one chosen by an external router             [namgoong2024rewards]
+arliss  an adapter a domain on one loaded base, one chosen by an adapter     [namgoong2024rewards]
 """
 
 from collections.abc import Callable, Mapping
@@ -26,6 +25,7 @@ from collegium.rewards.gate import GateMixer, fit_gate
 from collegium.rewards.judges import AdapterJudges, Judges, Standards, WholeJudges, common_reading, head_on
 from collegium.rewards.making import Making, check_two
 from collegium.rewards.model import RewardModel
+from collegium.rewards.more import fit_more, open_more
 from collegium.rewards.records import Design, RewardRecord
 from collegium.rewards.router_fit import PromptMemory, fit_adapter_router
 from collegium.rewards.routers import AdapterRouter, Features, PromptClassifier, PromptRouter, fit_classifier
@@ -229,6 +229,13 @@ def open_rodos(base: Base, library: Library, record: RewardRecord, name: str) ->
     return judges, Standards.of(list(experts.values())), router, None
 
 
+def open_mixture(base: Base, library: Library, record: RewardRecord, name: str) -> Opened:
+    """Open the adapter, the experts inside and their gates."""
+    tensors, _ = routing_of(library, record, name)
+    judges, standards = open_more(base, record, tensors, [member(base, library, each) for each in record.members])
+    return judges, standards, None, None
+
+
 def judges_of(base: Base, experts: Mapping[str, Expert]) -> Judges:
     """Return judges of either kind: adapters on the base, or whole models."""
     if any(expert.card.kind == "whole" for expert in experts.values()):
@@ -292,6 +299,7 @@ def open_reward(base: Base, library: Library, name: str) -> RewardModel:
 DESIGNS: Mapping[Design, DesignRow] = {
     "joint": DesignRow(fit_joint, open_joint, None, grows=False),
     "multi": DesignRow(fit_multi, open_multi, "wang2024armorm", grows=False),
+    "more": DesignRow(fit_more, open_mixture, "namgoong2024rewards", grows=False),
     "rodos": DesignRow(fit_rodos, open_rodos, "namgoong2024rewards", grows=True),
     "arliss": DesignRow(fit_arliss, open_arliss, "namgoong2024rewards", grows=True),
 }

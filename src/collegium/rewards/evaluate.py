@@ -44,7 +44,8 @@ class DomainVerdict:
 
     correct: route -> which pairs are ranked rightly. by_judge: the same of each judge. matched: pairs whose answers are
     of one length. floor: which pairs words alone rank rightly, None without training pairs. routes: where the prompts
-    went. skipped: pairs of prompts that the model was fitted on. cut: texts that did not fit whole.
+    went. skipped: pairs of prompts that the model was fitted on. cut: texts that did not fit whole. usage: the share of
+    tokens' choices that fell on each inner expert, None where there are none.
     """
 
     name: str
@@ -57,6 +58,7 @@ class DomainVerdict:
     skipped: int
     cut: int
     kind: str = ""
+    usage: Float[Tensor, "layer expert"] | None = None
 
     @property
     def pairs(self) -> int:
@@ -96,6 +98,7 @@ class Verdict:
             "ece": self.calibration_error() if routed else None,
             "pairs": {each.name: each.pairs for each in domains},
             "kinds": {each.name: each.kind for each in domains},
+            "usage": {each.name: each.usage.tolist() for each in domains if each.usage is not None} or None,
             "skipped": {each.name: each.skipped for each in domains},
             "cut_texts": {each.name: each.cut for each in domains},
         }
@@ -184,6 +187,7 @@ def _domain(
         skipped,
         sum(said.cut),
         kind,
+        model.usage(samples),
     )
 
 

@@ -23,7 +23,7 @@ from collegium.experts.payloads import AdapterPayload, WholePayload
 from collegium.experts.recipe import using_threads
 from collegium.models import BASE_ROWS, Adapter, Base, HeadWeights, RowPlan, memory_errors
 from collegium.rewards.config import RewardConfig, Trained
-from collegium.rewards.pairs import EncodedPairs, PairObjective, encode_pairs
+from collegium.rewards.pairs import EncodedPairs, PairObjective, Penalty, encode_pairs
 from collegium.rewards.reading import Reading
 from collegium.rewards.sequence import classifier_of, head_of
 from collegium.rewards.states import kept_states
@@ -179,6 +179,7 @@ def objective_of(
     config: RewardConfig,
     adapter: Adapter | None = None,
     dtype: torch.dtype | None = None,
+    penalty: Penalty | None = None,
 ) -> PairObjective:
     """Return the objective of a judge on a lesson; adapter: what of the base is changed, None = all of it."""
     epochs = Epochs(len(lesson.train), config.batch, derive_seed(config.seed, "pairs", *lesson.domains))
@@ -201,6 +202,7 @@ def objective_of(
         config.smoothing,
         config.margin_scale,
         states,
+        penalty,
     )
 
 
@@ -238,6 +240,7 @@ def run(
     trained: Trained,
     folder: Path | None,
     logger: Logger | None,
+    rates: Mapping[str, float] | None = None,
 ) -> Fit:
     """Return the fit of a judge; its weights end at their best dev loss."""
     loop = config.loop(len(objective.train), kind=trained)
@@ -250,7 +253,13 @@ def run(
     )
     checkpoints = None if folder is None else Checkpoints(folder, identity, every=loop.evaluate_every)
     return fit(
-        weights, objective.loss, config=loop, evaluate=objective.held_out, checkpoints=checkpoints, logger=logger
+        weights,
+        objective.loss,
+        config=loop,
+        evaluate=objective.held_out,
+        checkpoints=checkpoints,
+        logger=logger,
+        rates=rates,
     )
 
 

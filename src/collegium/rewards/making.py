@@ -18,7 +18,7 @@ from collegium.rewards.routers import FeatureSpace
 from collegium.rewards.texts import Encoder
 from collegium.train import Logger, NullLogger, check_rules
 
-RESERVED = re.compile(r"(router|routing)(-\d+)?|joint|heads|experts-\d+")
+RESERVED = re.compile(r"(router|routing)(-\d+)?|joint|heads|adapter|experts-\d+")
 """Names of members that no domain may have: a member is called after the reward model and its domain."""
 
 
@@ -112,7 +112,7 @@ class Making:
         """
         name = self.member(part)
         if name in self.library:
-            self._check_kept(name)
+            self.check_kept(name)
             self.figures[name] = {"kept": True}
             return self.library[name]
         logger = self.begin(name, steps)
@@ -129,7 +129,8 @@ class Making:
         found = [len(each.split().train) for each in domains]
         return self.config.loop(sum(min(each, most) if most else each for each in found), kind=kind).steps
 
-    def _check_kept(self, name: str) -> None:
+    def check_kept(self, name: str) -> None:
+        """Raise NameTaken when a member was made by other settings than these."""
         recipe, wanted = self.library.card(name).recipe, self.config.recipe()
         odd = {
             key: (recipe.get(key), value)

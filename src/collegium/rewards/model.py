@@ -19,6 +19,7 @@ from collegium.core.samples import Sample
 from collegium.models import Base
 from collegium.models.trunk import Trunk
 from collegium.rewards.judges import AdapterJudges, Judges, Standards
+from collegium.rewards.mixture import MixtureJudges
 from collegium.rewards.routers import ABSTAIN, AdapterRouter, PromptRouter, choices
 from collegium.rewards.texts import Encoder, TextBatch, batch_of, encode_all
 
@@ -126,6 +127,15 @@ class RewardModel:
             if progress is not None:
                 progress(first + len(rows))
         return _in_order(parts, order, tuple(each.cut for each in encoded), len(self.domains))
+
+    def usage(self, samples: Sequence[Sample]) -> Float[Tensor, "layer expert"] | None:
+        """Return each inner expert's share of the tokens' choices by layer; None where there are none inside."""
+        if not isinstance(self.judges, MixtureJudges):
+            return None
+        encoded = encode_all(samples, Encoder(self.judges.base, self.judges.reading.text_tokens))
+        parts = [encoded[first : first + self.batch] for first in range(0, len(encoded), self.batch)]
+        counts = torch.stack([self.judges.usage(batch_of(part)) for part in parts]).sum(0)
+        return counts / counts.sum(-1, keepdim=True).clamp(min=1)
 
     def _part(self, batch: TextBatch, *, by: str | None, every: bool, raw: bool) -> "_Part":
         with shared_trunk(self.judges, self.router, batch) as given:

@@ -11,7 +11,7 @@ from torch import Tensor
 from collegium.core.errors import DataError
 from collegium.data.preferences import Pair
 from collegium.experts.objective import computing_in
-from collegium.models import Base, HeadWeights, RowPlan
+from collegium.models import Base, HeadWeights, OpenTrace, RowPlan
 from collegium.ops.preferences import bradley_terry
 from collegium.rewards.reading import Reading, pooled
 from collegium.rewards.states import KeptStates
@@ -60,14 +60,18 @@ def encode_pairs(pairs: Mapping[str, Sequence[Pair]], encoder: Encoder) -> Encod
     return EncodedPairs(batch_of(kept), torch.tensor(margins), torch.tensor(domains), cut, equal)
 
 
+Penalty = Callable[[OpenTrace, Int[Tensor, " pair"]], Float[Tensor, ""]]
+"""What gates said of the texts of a batch, and the domains of its pairs -> a loss."""
+
+
 @dataclass(frozen=True, eq=False)
 class PairObjective:
     """The Bradley-Terry loss of one reward model; what is read in a step is a function of the step's number.
 
     base, plan: what reads the texts; head: what reads their states, with one output, or one for each domain.
     dtype:      what products are computed in. states: of the texts below the first block that is trained.
-    penalty:    is called after each batch with its pairs' domains, and gives a loss for each pair (a balance of
-                experts); None = none.
+    penalty:    is told what the gates said of a batch and its pairs' domains, and gives a loss that each pair bears (a
+                balance of experts); None = there are no gates.
     """
 
     base: Base
@@ -81,14 +85,17 @@ class PairObjective:
     smoothing: float = 0.0
     margin_scale: float = 0.0
     states: tuple[KeptStates | None, KeptStates | None] = (None, None)
-    penalty: Callable[[Int[Tensor, " pair"]], Tensor] | None = None
+    penalty: Penalty | None = None
 
     def loss(self, step: int, part: int) -> Loss:
         """Return the summed loss of one batch of pairs, and how many they are."""
         rows = self.epochs.rows(step)
-        losses = self._losses(self.train, rows, self.states[0], smoothing=self.smoothing, scale=self.margin_scale)
-        if self.penalty is not None:
-            losses = losses + self.penalty(self.train.domains[rows])
+        trace = None if self.penalty is None else OpenTrace()
+        chosen, rejected = self.rewards(self.train, rows, self.states[0], trace=trace).unbind(1)
+        margin = self.margin_scale * self.train.margins[rows].to(chosen.device)
+        losses = bradley_terry(chosen, rejected, margin=margin, smoothing=self.smoothing)
+        if trace is not None and self.penalty is not None:
+            losses = losses + self.penalty(trace, self.train.domains[rows])
         return Loss(losses.sum(), len(rows))
 
     def held_out(self) -> float:
@@ -96,28 +103,23 @@ class PairObjective:
         total = 0.0
         for first in range(0, len(self.dev), self.epochs.batch):
             rows = torch.arange(first, min(first + self.epochs.batch, len(self.dev)))
-            total += float(self._losses(self.dev, rows, self.states[1]).sum())
+            chosen, rejected = self.rewards(self.dev, rows, self.states[1]).unbind(1)
+            total += float(bradley_terry(chosen, rejected).sum())
         return total / len(self.dev)
 
-    def rewards(self, pairs: EncodedPairs, rows: Int[Tensor, " row"], states: KeptStates | None) -> Tensor:
-        """Return the rewards of both answers of some pairs, `Float["row 2"]`, by each pair's own output."""
-        texts = torch.stack([2 * rows, 2 * rows + 1], dim=1).flatten()
-        batch = pairs.texts.take(texts)
-        trunk = contextlib.nullcontext() if states is None else states.given(texts, batch.tokens.shape[1])
-        with computing_in(self.dtype, self.base), trunk:
-            found = self.head(pooled(self.base, batch, plan=self.plan, reading=self.reading)[0])
-        own = pairs.domains[rows].repeat_interleave(2).to(found.device) if found.shape[1] > 1 else 0
-        return found[torch.arange(len(found), device=found.device), own].view(-1, 2)
-
-    def _losses(
+    def rewards(
         self,
         pairs: EncodedPairs,
         rows: Int[Tensor, " row"],
         states: KeptStates | None,
         *,
-        smoothing: float = 0.0,
-        scale: float = 0.0,
-    ) -> Float[Tensor, " row"]:
-        chosen, rejected = self.rewards(pairs, rows, states).unbind(1)
-        margin = scale * pairs.margins[rows].to(chosen.device)
-        return bradley_terry(chosen, rejected, margin=margin, smoothing=smoothing)
+        trace: OpenTrace | None = None,
+    ) -> Float[Tensor, "row 2"]:
+        """Return the rewards of both answers of some pairs, by each pair's own output."""
+        texts = torch.stack([2 * rows, 2 * rows + 1], dim=1).flatten()
+        batch = pairs.texts.take(texts)
+        trunk = contextlib.nullcontext() if states is None else states.given(texts, batch.tokens.shape[1])
+        with computing_in(self.dtype, self.base), trunk:
+            found = self.head(pooled(self.base, batch, plan=self.plan, reading=self.reading, trace=trace)[0])
+        own = pairs.domains[rows].repeat_interleave(2).to(found.device) if found.shape[1] > 1 else 0
+        return found[torch.arange(len(found), device=found.device), own].view(-1, 2)

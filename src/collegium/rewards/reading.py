@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from collegium.core.errors import CorruptExpert
-from collegium.models import BASE_ROWS, Base, RowPlan
+from collegium.models import BASE_ROWS, Base, OpenTrace, RowPlan, Trace
 from collegium.ops.pooling import last_tokens, mean_of, real_tokens, taken_at
 from collegium.rewards.texts import TextBatch
 
@@ -65,10 +65,15 @@ class Reading:
 
 
 def pooled(
-    base: Base, batch: TextBatch, *, plan: RowPlan = BASE_ROWS, reading: Reading
+    base: Base,
+    batch: TextBatch,
+    *,
+    plan: RowPlan = BASE_ROWS,
+    reading: Reading,
+    trace: OpenTrace | Trace | None = None,
 ) -> Float[Tensor, "group text hidden"]:
     """Return the state that stands for each text in each group of a plan, float32."""
-    hidden = base.hidden(batch.tokens, lengths=batch.lengths, plan=plan)
+    hidden = base.hidden(batch.tokens, lengths=batch.lengths, plan=plan, trace=trace)
     groups = hidden.shape[0] // len(batch)
     tokens, lengths = batch.tokens.repeat(groups, 1), batch.lengths.repeat(groups)
     return reading.pool(base, hidden, tokens.to(hidden.device), lengths).view(groups, len(batch), -1)

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -47,16 +47,13 @@ class Fit:
 class _Run:
     """A fit between two steps; everything that a checkpoint must hold."""
 
-    def __init__(self, parameters: Mapping[str, Tensor], config: LoopConfig) -> None:
+    def __init__(self, parameters: Mapping[str, Tensor], config: LoopConfig, rates: Mapping[str, float]) -> None:
         self.parameters, self.config = parameters, config
         self.steps: list[Step] = []
         self.evaluations: list[Evaluation] = []
         self.best = {name: tensor.detach().clone() for name, tensor in parameters.items()}
-        matrices = [tensor for tensor in parameters.values() if tensor.ndim >= 2]
-        vectors = [tensor for tensor in parameters.values() if tensor.ndim < 2]
-        groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
         self.optimiser = AdamW(
-            [group for group in groups if group["params"]],
+            _groups(parameters, rates, config.weight_decay),
             lr=config.learning_rate,
             betas=config.betas,
             eps=config.epsilon,
@@ -108,6 +105,17 @@ class _Run:
         return "paused" if len(self.steps) >= until else None
 
 
+def _groups(parameters: Mapping[str, Tensor], rates: Mapping[str, float], weight_decay: float) -> list[dict[str, Any]]:
+    """Return AdamW's groups: tensors of one rate; the decay touches matrices alone."""
+    groups: dict[tuple[float, bool], list[Tensor]] = {}
+    for name, tensor in parameters.items():
+        groups.setdefault((rates.get(name, 1.0), tensor.ndim >= 2), []).append(tensor)
+    return [
+        {"params": tensors, "rate": rate, "weight_decay": weight_decay if matrices else 0.0}
+        for (rate, matrices), tensors in sorted(groups.items(), key=lambda group: group[0], reverse=True)
+    ]
+
+
 def fit(
     parameters: Mapping[str, Tensor],
     loss: Callable[[int, int], Loss],
@@ -117,6 +125,7 @@ def fit(
     checkpoints: Checkpoints | None = None,
     logger: Logger | None = None,
     until: int | None = None,
+    rates: Mapping[str, float] | None = None,
 ) -> Fit:
     """Return the history of a fit that changes `parameters` in place; they end at their best held-out loss.
 
@@ -124,6 +133,7 @@ def fit(
     evaluate():        the mean held-out loss, called without gradients.
     checkpoints:       go on from the newest one, and leave them; an interrupt (KeyboardInterrupt) leaves one too.
     until:             pause after this many steps in all, with a checkpoint and the weights of that step.
+    rates:             parameter -> what its learning rate is multiplied by, where that is not 1.
 
     Raises TrainingError when a loss or gradient is not finite or the fit diverged, ResourceError when another process
     is at a fit with the same checkpoints.
@@ -134,7 +144,7 @@ def fit(
     >>> done.step, weight.detach().round(decimals=2)
     (200, tensor([1., 1.]))
     """
-    run, logger = _Run(parameters, config), logger or NullLogger()
+    run, logger = _Run(parameters, config, rates or {}), logger or NullLogger()
     with checkpoints.held() if checkpoints else nullcontext():
         found = checkpoints.latest() if checkpoints else None
         if found:
@@ -224,7 +234,7 @@ def _gradient(run: _Run, loss: Callable[[int, int], Loss]) -> Step:
 
 def _update(run: _Run, step: Step) -> None:
     for group in run.optimiser.param_groups:
-        group["lr"] = step.learning_rate
+        group["lr"] = step.learning_rate * group["rate"]
     run.optimiser.step()
     run.steps.append(step)
     if run.watch.add(step.loss):
