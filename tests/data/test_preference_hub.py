@@ -190,7 +190,10 @@ def test_parquet_files_become_a_domain(hub, name, file, row):
 def test_hh_has_a_domain_of_helpful_and_one_of_harmless_chats(hub):
     hub("harmless-base/train.jsonl.gz", [hh()])
     hub("helpful-base/train.jsonl.gz", [hh(SAID + " 4", SAID + " 5")])
-    hub("helpful-online/train.jsonl.gz", [hh(SAID + " 4.0", SAID + " 5"), hh(SAID + " ", SAID + " 5"), hh(SAID, SAID)])
+    hub(
+        "helpful-online/train.jsonl.gz",
+        [hh(SAID + " 4.0", SAID + " 5"), hh(SAID + " ", SAID + " 5"), hh(SAID + " 5", SAID + " 5")],
+    )
     corpus = read_hub("hh")
     assert corpus.names == ("harmless", "helpful")
     assert [len(each.pairs) for each in corpus] == [1, 2]

@@ -34,13 +34,13 @@ class Chat:
 
 
 def read_chats(archive: Path) -> list[Chat]:
-    """Return the chats of two people, each once, in the archive's order; raises DataError for another archive."""
+    """Return the chats, each once, in the archive's order; raises DataError for another archive."""
     ((name, content),) = read_members(archive, "chitchat_dataset/dataset.json")
     try:
         chats = [_chat(key, raw) for key, raw in json.loads(decode_text(content, where=name)).items()]
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{name} in {archive.name} is not the pinned list of chats: {error}.") from error
-    distinct = {each.turns: each for each in reversed(chats) if len({speaker for speaker, _ in each.turns}) == 2}
+    distinct = {each.turns: each for each in reversed(chats)}
     return list(distinct.values())[::-1]
 
 

@@ -86,7 +86,7 @@ def wrong_answer(
     """Return another question's answer or a disturbed one, by lot, that scores as wrong; None where there is none."""
     for _ in range(_TRIES):
         answer = generator.choice(others) if generator.random() < 0.5 else _disturbed(right, generator)
-        if answer is not None and len(answer) == len(right) and answer != right and score(answer) < _WRONG:
+        if answer is not None and len(answer) == len(right) and score(answer) < _WRONG:
             return answer
     return None
 

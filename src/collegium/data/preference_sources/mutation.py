@@ -43,8 +43,7 @@ def mutated(body: Sequence[ast.stmt], names: Sequence[str], generator: random.Ra
         changed = copy.deepcopy(list(body))
         node = _nodes(changed)[place]
         _apply(node, change)
-        if source(changed) != intact:
-            by_kind.setdefault(type(node).__name__, []).append(source(changed))
+        by_kind.setdefault(type(node).__name__, []).append(source(changed))
     fitting = {
         kind: found for kind, texts in by_kind.items() if (found := [each for each in texts if alike(each, intact)])
     }
