@@ -30,7 +30,8 @@ class Group:
     weights:  how much of each, per text and position read (either axis may be 1), with a leading axis per block of the
               base where blocks differ; None = 1 of each.
     gates:    module path -> what weighs all adapters there, from the layer's or the feed-forward block's own input;
-              other places take `weights`.
+              other places take `weights`. A `SoftmaxGate` may be of the first adapters alone, where the others have no
+              part.
     """
 
     adapters: tuple[str, ...] = ()

@@ -74,7 +74,7 @@ def fit_more(making: Making) -> RewardRecord:
             making.library.add(expert, measured=done.curve)
     making.figures[names[0]] = {"kept": False, **curve_ends(done.curve), **counts(done)}
     digests = {name: making.library.expert_digest(name) for name in names}
-    card = {"router": "reward mixture", "version": 1, "experts": digests, **constants}
+    card = {"router": "reward mixture", "version": 1, "experts": digests}
     making.library.save_router(making.routing, gates, card)
     return record
 
