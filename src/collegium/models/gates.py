@@ -45,16 +45,22 @@ class SoftmaxGate:
 
 
 def softmax_gate(
-    experts: int, inputs: int, *, top_k: int | None = None, generator: torch.Generator | None = None
+    experts: int,
+    inputs: int,
+    *,
+    top_k: int | None = None,
+    generator: torch.Generator | None = None,
+    device: torch.device | None = None,
 ) -> SoftmaxGate:
     """Return a fresh gate over so many experts, whose weight asks for gradients.
 
-    inputs: the size of what it reads, `base.sites[path].shape[0]`.
+    inputs: the size of what it reads, `base.sites[path].shape[0]`. generator: of the processor; None = torch's own.
+    device: where the weight comes to lie, `base.device`; None = the processor.
 
     >>> gate = softmax_gate(4, 64, top_k=2, generator=torch.Generator().manual_seed(0))
     >>> weights, index = gate(torch.ones(1, 3, 64))
     >>> weights.shape, index.shape, weights.requires_grad
     (torch.Size([1, 3, 2]), torch.Size([1, 3, 2]), True)
     """
-    drawn = torch.randn(experts, inputs, generator=generator)
-    return SoftmaxGate((drawn * _SPREAD * inputs**-0.5).requires_grad_(), top_k)
+    drawn = torch.randn(experts, inputs, generator=generator) * _SPREAD * inputs**-0.5
+    return SoftmaxGate(drawn.to(device).requires_grad_(), top_k)
