@@ -52,7 +52,7 @@ class Group:
         for path, gate in (self.gates or {}).items():
             if isinstance(gate, SoftmaxGate) and len(gate.weight) > self.k:
                 raise RoutingError(
-                    f"a gate weighs experts of its group, the first ones: {self.k} experts, the gate at {path!r} is for "
+                    f"a gate weighs the first experts of its group: {self.k} experts, the gate at {path!r} is for "
                     f"{len(gate.weight)}."
                 )
 
