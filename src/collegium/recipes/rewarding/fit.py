@@ -73,7 +73,7 @@ def run(config: RewardFitConfig, *, watch: Watch) -> RunCard:
         return _dry_run(config, base, corpus, settings, watch=watch, start=start)
     library = Library(config.library, base=base, base_reference=kept_reference(config.base))
     check_new(library, config)
-    folder = make_folder(run_folder("reward fit", replace(config, library=Path("."), name=config.name), config.out))
+    folder = make_folder(run_folder("reward fit", config, config.out))
     making = Making(
         base,
         library,
