@@ -1,6 +1,7 @@
 """TRL trains a policy on a reward model of ours, and is told what Python and the command line say."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -51,15 +52,18 @@ def as_chats(questions):
     return [[{"role": "system", "content": "Be brief."}, {"role": "user", "content": each}] for each in questions]
 
 
-def one_step(folder, reward, prompts, output):
-    """Return the trainer after a step on two answers to each prompt, none of which ends before its third token."""
+LONG = {"min_new_tokens": 3}
+
+
+def one_step(folder, reward, prompts, output, *, generation=LONG, length=8):
+    """Return the trainer after a step on two answers to each prompt."""
     arguments = RLOOConfig(
         output_dir=str(output),
         max_steps=1,
         per_device_train_batch_size=2 * len(prompts),
         num_generations=2,
-        max_completion_length=8,
-        generation_kwargs={"min_new_tokens": 3},
+        max_completion_length=length,
+        generation_kwargs=generation,
         beta=0.0,
         learning_rate=1e-2,
         logging_steps=1,
@@ -114,6 +118,19 @@ def test_a_step_of_trl_is_told_the_models_own_rewards_under_its_name(folder, mod
     trained = weights_of(trainer.model.model)
     assert any(not torch.equal(trained[name], each) for name, each in before.items())
     assert all(torch.equal(each, before[name]) for name, each in weights_of(model.judges.base.inner).items())
+
+
+def test_an_answer_that_ends_at_once_is_not_judged_and_stops_nothing(folder, model, tmp_path):
+    """With one token an answer, and none but the end of text likely, TRL hands over empty texts."""
+    end = model.judges.base.tokenizer.eos_token_id
+    only = {"min_new_tokens": 0, "suppress_tokens": [token for token in range(258) if token not in (end, ord("x"))]}
+    trainer = one_step(folder, reward_function(model), QUESTIONS, tmp_path, generation=only, length=1)
+    (asked, answered), rewards = said_to(trainer)
+    assert set(answered) == {"", "x"}
+    for prompt, answer, reward in zip(asked, answered, rewards["arliss"], strict=True):
+        assert (
+            math.isnan(reward) if not answer else reward == pytest.approx(float(model([Sample(prompt, "x")])), abs=1e-4)
+        )
 
 
 def rows_of(prompts, completions):
