@@ -20,8 +20,8 @@ if one fails. *Exact* claims are laws: they hold if the law holds on every seed.
 analysis; nothing is tuned until it passes.
 
 Scales: *exact* a law; *toy* bigram languages and pico models; *small* the default base (134.5 M parameters) with LoRA
-experts on a reduced budget, or a small encoder; *paper* the paper's own size. Sources: *abstract* the paper's abstract or a summary of it;
-*paper* its text or official code; *memory* our memory of the paper; *ours* derived by us.
+experts on a reduced budget, or a small encoder; *paper* the paper's own size. Sources: *abstract* the paper's abstract
+or a summary of it; *paper* its text or official code; *memory* our memory of the paper; *ours* derived by us.
 """
 
 _MODELS = """## The models
