@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from collegium.claims import EXPERIMENTS, read_ledger, run_claims
+from collegium.claims.experiment import Place
 from collegium.claims.reward_continue import continued
 from collegium.claims.reward_measure import conflict, growth, lightweight, specialists
 from collegium.claims.reward_setup import PLANS, RewardSettings, draw_pairs, seen_of
-from collegium.claims.reward_work import equal_rank
+from collegium.claims.reward_work import RewardWork, equal_rank
 from collegium.claims.rewards import CONFLICT, TOY, TOY_RATES, pieces_of, reward_experiment, wide_pico
 from collegium.claims.tables import read_table
 from collegium.core.samples import Sample
@@ -170,6 +171,19 @@ def test_a_judge_goes_on_from_where_it_was(base, corpus, tmp_path, fit):
     assert not torch.allclose(open_reward(base, library, "on").judge(samples, raw=True).rewards, said, atol=1e-3)
     assert torch.equal(open_reward(base, library, "old").judge(samples, raw=True).rewards, said)
     assert library.card("on").domain == "wind"
+
+
+@pytest.mark.parametrize("design", ["arliss", "rodos"])
+def test_a_stage_that_was_interrupted_before_it_was_noted_runs_again(base, corpus, tmp_path, design):
+    settings = dataclasses.replace(LITTLE, rates={})
+    work = RewardWork(settings, lambda seed: base, lambda seed: base, lambda seed: corpus)
+    place = Place(0, tmp_path, tmp_path, {}, lambda line: None)
+    for piece in ("member.{}.salt", "member.{}.salt", "member.{}.gold", "found.{}", "found.{}", "grow.{}"):
+        done = work.run(piece.format(design), place)
+    again = work.run(f"grow.{design}", place)
+    assert done["came"] == again["came"] == ["wind"]
+    assert set(work.run(f"judge.{design}", place)["accuracy"]) == set(NAMES)
+    assert not base.attached
 
 
 def test_specialists_are_read_from_the_matrix_by_row():
