@@ -86,8 +86,6 @@ class RewardWork:
         with self.opened(name, place.number) as base:
             making = self.kept(name, base, place)
             making = replace(making, corpus=making.corpus.only(self.settings.old))
-            if making.routing in making.library.router_names():  # an earlier run stopped before noting its accuracy
-                making.library.remove(making.routing, keep_descendants=True)
             DESIGNS[PLANS[name].design].fit(making).save(making.library, name)
             return {"accuracy": self.accuracy(name, base, making)}
 
