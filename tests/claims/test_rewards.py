@@ -180,6 +180,7 @@ def test_a_stage_that_was_interrupted_before_it_was_noted_runs_again(base, corpu
     place = Place(0, tmp_path, tmp_path, {}, lambda line: None)
     for piece in ("member.{}.salt", "member.{}.salt", "member.{}.gold", "found.{}", "found.{}", "grow.{}"):
         done = work.run(piece.format(design), place)
+        assert done.get("pairs", 16) == 16, "what is noted is what it costs, not what an earlier run left over"
     again = work.run(f"grow.{design}", place)
     assert done["came"] == again["came"] == ["wind"]
     assert set(work.run(f"judge.{design}", place)["accuracy"]) == set(NAMES)
