@@ -1,6 +1,7 @@
 """`library list / show / add / remove / merge / verify / derive / export`: keep a library."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +15,7 @@ from collegium.cli.export import EXPORT
 from collegium.cli.merge_models import MERGE_MODELS
 from collegium.cli.merging import MERGE
 from collegium.cli.output import Outcome
-from collegium.core.errors import ConfigError
+from collegium.core.errors import ConfigError, LibraryError
 from collegium.experts import Expert, convert_peft, foreign_kind, is_peft_folder
 from collegium.library import Library, Lineage, check_place, received
 from collegium.models import Base
@@ -26,7 +27,7 @@ from collegium.recipes.reference import is_library
 
 @dataclass(frozen=True)
 class ListConfig:
-    """List the experts of a library."""
+    """List the experts and models of a library."""
 
     library: Path
     """The library of experts."""
@@ -36,10 +37,10 @@ class ListConfig:
 
 @dataclass(frozen=True)
 class ShowConfig:
-    """Show an expert: its card, where it came from, what was made from it, and its measurements."""
+    """Show an expert (its card, where it came from, what was made from it, its measurements), or a reward model."""
 
     name: Positional[str]
-    """The expert."""
+    """The expert or the reward model."""
     library: Path
     """The library of experts."""
     common: OmitArgPrefixes[Common] = field(default_factory=Common)
@@ -113,10 +114,17 @@ def run_list(config: ListConfig, screen: Screen) -> Outcome:
         }
         for row in library.rows().values()
     ]
-    columns = ("name", "kind", "domain", "tokens_seen", "trained_parameters")
+    columns = ("name", "kind", "task", "domain", "tokens_seen", "trained_parameters")
     screen.table(
-        ("expert", "kind", "domain", "tokens seen", "parameters"), [[row[key] for key in columns] for row in experts]
+        ("expert", "kind", "task", "domain", "tokens seen", "parameters"),
+        [[row[key] for key in columns] for row in experts],
     )
+    for name in library.model_names():
+        try:
+            told = described(library.load_model(name))
+        except LibraryError as error:
+            told = str(error)
+        screen.say(f"model {name}: {told}")
     for row in experts:
         if row["problem"]:
             screen.say(f"{row['name']}: {row['problem']}")
@@ -137,8 +145,11 @@ def run_list(config: ListConfig, screen: Screen) -> Outcome:
 
 
 def run_show(config: ShowConfig, screen: Screen) -> Outcome:
-    """Return everything known about an expert."""
-    found = Library(config.library, read_only=True).show(config.name)
+    """Return everything known about an expert, or the record of a reward model."""
+    library = Library(config.library, read_only=True)
+    if config.name not in library and config.name in library.model_names():
+        return show_model(library, config.name, screen)
+    found = library.show(config.name)
     card = dataclasses.asdict(found.card)
     seen = {split: len(hashes) for split, hashes in found.card.documents.items()}
     screen.table(
@@ -171,6 +182,29 @@ def run_show(config: ShowConfig, screen: Screen) -> Outcome:
         "payload_bytes": found.payload_bytes,
     }
     return Outcome(value, [dict(each) for each in found.metrics])
+
+
+def show_model(library: Library, name: str, screen: Screen) -> Outcome:
+    """Return the record of a compound model: its members, and what it was made with."""
+    record = library.load_model(name)
+    plain = {key: value for key, value in record.items() if isinstance(value, str | int | float)}
+    screen.table(("what", "value"), [("name", name), *plain.items(), ("is", described(record))])
+    for member in record.get("members", ()):
+        screen.say(f"  member {member}" + ("" if member in library else " (no longer in the library)"))
+    return Outcome({"model": name, "record": record})
+
+
+def described(record: Mapping[str, Any]) -> str:
+    """Return a compound model's record in a line.
+
+    >>> described({"kind": "reward", "design": "arliss", "domains": ["law", "code"], "members": ["j-law", "j-code"]})
+    'reward arliss of law, code; 2 members'
+    """
+    words = [str(record[key]) for key in ("kind", "design") if record.get(key)]
+    domains = record.get("domains")
+    if isinstance(domains, list) and domains:
+        words += ["of", ", ".join(map(str, domains))]
+    return f"{' '.join(words)}; {len(record.get('members', ()))} members"
 
 
 def lineage_lines(tree: Lineage) -> list[str]:

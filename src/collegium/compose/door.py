@@ -101,7 +101,10 @@ def assemble(base: Base, library: Library) -> Cast:
         else:
             keys[name] = _offer(base, library, name)
     if not keys and not whole:
-        raise LibraryError("the library holds no language expert; add one with `collegium train` or `library add`.")
+        raise LibraryError(
+            "the library holds no language expert (experts for rewards or classification say nothing of the next "
+            "token); add one with `collegium train` or `library add`."
+        )
     return Cast(base, keys, whole)
 
 

@@ -45,7 +45,7 @@ class ExportConfig:
     out: Path
     """The folder to write, new or empty."""
     names: Positional[tuple[str, ...]] = ()
-    """The experts; default = all of the library."""
+    """The experts; default = all of the library, for peft those for rewards or classification too."""
     library: Path | None = None
     """The library of experts."""
     model: str = ""
@@ -91,9 +91,9 @@ def _run_experts(config: ExportConfig, out: Path) -> dict[str, Any]:
     """Check and write experts as experts; the base's weights are never read."""
     assert config.library is not None, "checked"
     library = Library(config.library, read_only=True)
-    experts = chosen_experts(library, config.names)
     form = FORMATS[config.to]
-    check_kinds(experts, form.kinds, form=config.to)
+    experts = chosen_experts(library, config.names, task=None if form.heads else "language")
+    check_kinds(experts, form.kinds, form=config.to, heads=form.heads)
     reference = config.base or library.base_reference
     if not reference:
         raise LibraryError(f"{config.library} does not say where its base is; give --base.")
@@ -110,10 +110,13 @@ def _run_experts(config: ExportConfig, out: Path) -> dict[str, Any]:
     return {**told, **used, "files": files}
 
 
-def chosen_experts(library: Library, names: Sequence[str]) -> list[Expert]:
-    """Return the experts of these names, of all where there are none; raises UnknownName with the nearest."""
+def chosen_experts(library: Library, names: Sequence[str], *, task: str | None) -> list[Expert]:
+    """Return the experts of these names, all of a task (None = of any) where there are none.
+
+    Raises UnknownName with the nearest.
+    """
     chosen = select(library, tuple(names)) if names else library
-    experts = [chosen[name] for name in (names or chosen.names())]
+    experts = [chosen[name] for name in (names or chosen.names(task))]
     if not experts:
         raise LibraryError(f"{library.path} holds no expert; add one with `collegium train` or `library add`.")
     return experts
@@ -157,7 +160,7 @@ def _merged_experts(config: ExportConfig) -> tuple[Base, dict[str, Any]]:
 def merge_weights(library: Library, names: Sequence[str], text: str) -> dict[str, float]:
     """Return how much of each expert a merged checkpoint takes; raises ConfigError where it is not said."""
     weights = parse_weights(text, flag="--weights")
-    names = names or tuple(weights or library.names())
+    names = names or tuple(weights or library.names("language"))
     if not names:
         raise LibraryError(f"{library.path} holds no expert; add one with `collegium train` or `library add`.")
     if weights is None:
@@ -182,7 +185,7 @@ def _merged_reference(config: ExportConfig, watch: Watch) -> tuple[Base, dict[st
         raise ConfigError(f"{config.model!r} is a base without experts; give LIB?compose=merge, or LIB#NAME.")
     library = Library(reference.library, read_only=True)
     asked = (reference.member,) if reference.member else reference.experts
-    experts = chosen_experts(library, asked)
+    experts = chosen_experts(library, asked, task="language")
     check_kinds(experts, MERGED_KINDS, form=MERGED)
     if reference.member:
         given = dataclasses.replace(config, model="", names=asked, library=Path(reference.library))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from collegium.compose import TEXTLESS, Cast, Mix, assemble, check_base
-from collegium.core.errors import BaseModelError, ConfigError, UnknownName
+from collegium.core.errors import BaseModelError, ConfigError, LibraryError, UnknownName
 from collegium.core.protocols import LanguageModel
 from collegium.core.routing import BASE
 from collegium.core.tables import nearest
@@ -94,6 +94,7 @@ def open_reference(text: str, common: Common, *, watch: Watch, weights: dict[str
         base = open_base(text, common)
         return Opened(reference, base, base)
     base, library = open_library(Path(reference.library), common)
+    check_speakers(library, reference.experts if reference.member is None else (reference.member,))
     if reference.member is not None:
         return _open_member(reference, reference.member, base, library, watch)
     chosen = library if not reference.experts else select(library, reference.experts)
@@ -108,6 +109,18 @@ def select(library: Library, names: tuple[str, ...]) -> Library:
         if name not in library.names():
             raise UnknownName(f"the library has no expert {name!r}. {nearest(name, library.names())}")
     return library.filter(names)
+
+
+def check_speakers(library: Library, names: tuple[str, ...]) -> None:
+    """Raise LibraryError for the name of a reward model, or of an expert that says nothing of the next token."""
+    for name in names:
+        row = library.rows().get(name)
+        task = "reward" if row is None and name in library.model_names() else None if row is None else row.task
+        if task not in (None, "language") and not (row is not None and row.problem):
+            raise LibraryError(
+                f"{name!r} is for {task} and writes no text, so it is no language model. Reward models are asked with "
+                "`collegium reward score` and `collegium reward eval`."
+            )
 
 
 def _open_member(reference: Reference, member: str, base: Base, library: Library, watch: Watch) -> Opened:

@@ -15,17 +15,18 @@ import torch
 
 from collegium.compose import attach_expert, check_base
 from collegium.core.errors import LibraryError, StaleRouter
-from collegium.data.preferences import PairDomain
+from collegium.data.preferences import PairCorpus, PairDomain
 from collegium.experts import Expert
 from collegium.experts.whole import open_whole
 from collegium.library import Library
 from collegium.models import Base, load_base
+from collegium.rewards.config import RewardConfig
 from collegium.rewards.fit import fit_judge, fit_whole_judge
 from collegium.rewards.gate import GateMixer, fit_gate
 from collegium.rewards.judges import AdapterJudges, Judges, Standards, WholeJudges, common_reading, head_on
-from collegium.rewards.making import Making, check_two
+from collegium.rewards.making import DesignOptions, Making, check_two
 from collegium.rewards.model import RewardModel
-from collegium.rewards.more import fit_more, open_more
+from collegium.rewards.more import check_more, fit_more, open_more
 from collegium.rewards.records import Design, RewardRecord
 from collegium.rewards.router_fit import PromptMemory, fit_adapter_router
 from collegium.rewards.routers import AdapterRouter, Features, PromptClassifier, PromptRouter, fit_classifier
@@ -38,19 +39,23 @@ Opened = tuple[Judges, Standards, PromptRouter | None, GateMixer | None]
 
 @dataclass(frozen=True)
 class DesignRow:
-    """A design: how it is made and opened, where it comes from, whether domains come and go alone."""
+    """A design: how it is made and opened, where it comes from, whether domains come and go alone.
+
+    check: raises ConfigError for domains and options it cannot be made of. alone: whether a member judges by itself.
+    """
 
     fit: Callable[[Making], RewardRecord]
     open: Callable[[Base, Library, RewardRecord, str], Opened]
+    check: Callable[[PairCorpus, DesignOptions], None]
     paper: str | None
     grows: bool
+    alone: bool = True
 
 
 def fit_joint(making: Making) -> RewardRecord:
     """Fit one judge on the pairs of all domains together."""
     domains, size = tuple(making.corpus), making.options.size
-    ranks = {"active": making.config.rank, "total": making.config.rank * len(domains), "whole": making.config.rank}
-    config = replace(making.config, rank=ranks[size])
+    config = joint_settings(making.config, size, len(domains))
     kept = replace(making, config=config)
     fit = fit_whole_judge if size == "whole" else fit_judge
     expert = kept.keep(
@@ -59,8 +64,15 @@ def fit_joint(making: Making) -> RewardRecord:
         lambda name, folder, logger: fit(
             making.base, domains, config=config, name=name, checkpoint=folder, logger=logger
         ),
+        domains=domains,
+        kind="whole" if size == "whole" else "lora",
     )
     return RewardRecord("joint", making.corpus.names, (expert.name,), {"all": expert.name}, None, {"size": size})
+
+
+def joint_settings(config: RewardConfig, size: str, domains: int) -> RewardConfig:
+    """Return a joint judge's settings: of size `total` its adapter has the rank of all domains' adapters together."""
+    return replace(config, rank=config.rank * domains) if size == "total" else config
 
 
 def open_joint(base: Base, library: Library, record: RewardRecord, name: str) -> Opened:
@@ -85,6 +97,7 @@ def fit_multi(making: Making) -> RewardRecord:
             checkpoint=folder,
             logger=logger,
         ),
+        domains=domains,
     )
     judges = AdapterJudges(making.base, dict.fromkeys(making.corpus.names, expert))
     gate = fit_gate(judges, Standards.of([expert]), domains, config=making.config)
@@ -123,6 +136,7 @@ def fit_one(making: Making, domain: PairDomain) -> Expert:
         lambda name, folder, logger: fit_judge(
             making.base, [domain], config=making.config, name=name, checkpoint=folder, logger=logger
         ),
+        domains=[domain],
     )
 
 
@@ -134,6 +148,8 @@ def fit_one_whole(making: Making, domain: PairDomain) -> Expert:
         lambda name, folder, logger: fit_whole_judge(
             making.base, [domain], config=making.config, name=name, checkpoint=folder, logger=logger
         ),
+        domains=[domain],
+        kind="whole",
     )
 
 
@@ -145,6 +161,7 @@ def with_adapter_router(making: Making, judges: Mapping[str, str], memory: Promp
         lambda name, folder, logger: fit_adapter_router(
             making.base, memory, config=making.config, name=name, checkpoint=folder, logger=logger
         ),
+        domains=memory.domains,
     )
     router = making.routing
     making.library.save_router(router, memory.to_tensors(), memory_card(making.library, judges, memory))
@@ -289,6 +306,7 @@ def open_reward(base: Base, library: Library, name: str) -> RewardModel:
     """
     if name in library:
         expert = member(base, library, name)
+        check_alone(library, name)
         return RewardModel(name, "single", judges_of(base, {name: expert}), Standards.of([expert]))
     record = RewardRecord.load(library, name)
     judges, standards, router, mixer = DESIGNS[record.design].open(base, library, record, name)
@@ -296,10 +314,26 @@ def open_reward(base: Base, library: Library, name: str) -> RewardModel:
     return RewardModel(name, record.design, judges, standards, router, mixer, threshold)
 
 
+def check_alone(library: Library, name: str) -> None:
+    """Raise LibraryError for a part of a reward model whose parts judge together."""
+    for model in library.model_names():
+        record = library.load_model(model)
+        row = DESIGNS.get(record.get("design", ""))
+        if row is not None and not row.alone and name in record.get("members", ()):
+            raise LibraryError(
+                f"expert {name!r} is a part of reward model {model!r}, whose parts judge together: use LIB#{model}."
+            )
+
+
+def several(design: str) -> Callable[[PairCorpus, DesignOptions], None]:
+    """Return the check of a design that needs two domains at least."""
+    return lambda corpus, options: check_two(corpus, design)
+
+
 DESIGNS: Mapping[Design, DesignRow] = {
-    "joint": DesignRow(fit_joint, open_joint, None, grows=False),
-    "multi": DesignRow(fit_multi, open_multi, "wang2024armorm", grows=False),
-    "more": DesignRow(fit_more, open_mixture, "namgoong2024rewards", grows=False),
-    "rodos": DesignRow(fit_rodos, open_rodos, "namgoong2024rewards", grows=True),
-    "arliss": DesignRow(fit_arliss, open_arliss, "namgoong2024rewards", grows=True),
+    "joint": DesignRow(fit_joint, open_joint, lambda corpus, options: None, None, grows=False),
+    "multi": DesignRow(fit_multi, open_multi, several("multi"), "wang2024armorm", grows=False, alone=False),
+    "more": DesignRow(fit_more, open_mixture, check_more, "namgoong2024rewards", grows=False, alone=False),
+    "rodos": DesignRow(fit_rodos, open_rodos, several("rodos"), "namgoong2024rewards", grows=True),
+    "arliss": DesignRow(fit_arliss, open_arliss, several("arliss"), "namgoong2024rewards", grows=True),
 }

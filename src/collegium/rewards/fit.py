@@ -15,7 +15,7 @@ from collegium.core.cards import ExpertCard, Kind, content_hash
 from collegium.core.errors import DataError
 from collegium.core.names import check_name
 from collegium.core.randomness import derive_seed, generator
-from collegium.data.preferences import PairDomain, PairSplit, take_pairs
+from collegium.data.preferences import PairDomain, take_pairs
 from collegium.experts import Expert, adapter_payload
 from collegium.experts.fit import ALIKE
 from collegium.experts.fresh import fresh_adapter, with_tensors
@@ -85,7 +85,7 @@ class Lesson:
             tuple(splits),
             encode_pairs(train, encoder),
             encode_pairs(dev, encoder),
-            _hashes(splits),
+            hashes_of(domains),
             tuple(chain.from_iterable(each.sources for each in domains)),
         )
 
@@ -121,10 +121,15 @@ def fit_judge(
             card = judge_card(base, "lora", lesson, name=name, config=config, trained="adapter")
             done = run(objective, weights, card, config=config, trained="adapter", folder=checkpoint, logger=logger)
             constants = {**reading.to_constants(), **standards(objective)}
+            tokens = objective.tokens_read(len(done.history.steps))
         finally:
             base.detach(BEING_FITTED)
     payload = kept_payload(base, adapter, head)
-    return _fitted(Expert(finished(card, done, payload.parameters, constants), payload), done, lesson)
+    return _fitted(
+        Expert(finished(card, done, tokens=tokens, parameters=payload.parameters, constants=constants), payload),
+        done,
+        lesson,
+    )
 
 
 def fit_whole_judge(
@@ -156,8 +161,13 @@ def fit_whole_judge(
         done = run(objective, weights, card, config=config, trained="whole", folder=checkpoint, logger=logger)
         model.model.requires_grad_(False)
         constants = {**reading.to_constants(), **standards(objective)}
+    tokens = objective.tokens_read(len(done.history.steps))
     count = sum(each.numel() for each in weights.values())
-    return _fitted(Expert(finished(card, done, count, constants), WholePayload(model.model)), done, lesson)
+    return _fitted(
+        Expert(finished(card, done, tokens=tokens, parameters=count, constants=constants), WholePayload(model.model)),
+        done,
+        lesson,
+    )
 
 
 def fresh_head(base: Base, outputs: int, *, seed: int) -> HeadWeights:
@@ -309,7 +319,7 @@ def kept_payload(base: Base, adapter: Adapter, head: HeadWeights) -> AdapterPayl
     )
 
 
-def finished(card: ExpertCard, done: Fit, parameters: int, constants: Mapping[str, Any]) -> ExpertCard:
+def finished(card: ExpertCard, done: Fit, *, tokens: int, parameters: int, constants: Mapping[str, Any]) -> ExpertCard:
     """Return the card completed with what the fit went through; says so when nothing was gained."""
     start, best = done.history.evaluations[0], done.history.best
     warnings = card.warnings
@@ -322,7 +332,7 @@ def finished(card: ExpertCard, done: Fit, parameters: int, constants: Mapping[st
         )
     return dataclasses.replace(
         card,
-        tokens_seen=done.history.counted,
+        tokens_seen=tokens,
         trained_parameters=parameters,
         constants=constants,
         warnings=warnings,
@@ -330,11 +340,12 @@ def finished(card: ExpertCard, done: Fit, parameters: int, constants: Mapping[st
     )
 
 
+def hashes_of(domains: Sequence[PairDomain]) -> dict[str, tuple[str, ...]]:
+    """Return what the card of a judge of these domains lists: the hashes of all their train and dev prompts."""
+    found = [each.split().hashes for each in domains]
+    return {part: tuple(chain.from_iterable(each[part] for each in found)) for part in ("train", "dev")}
+
+
 def _fitted(expert: Expert, done: Fit, lesson: Lesson) -> FittedJudge:
     cut, equal = lesson.train.cut + lesson.dev.cut, lesson.train.equal + lesson.dev.equal
     return FittedJudge(expert, done.history, len(lesson.train), cut, equal)
-
-
-def _hashes(splits: Mapping[str, PairSplit]) -> dict[str, tuple[str, ...]]:
-    found = [each.hashes for each in splits.values()]
-    return {part: tuple(chain.from_iterable(each[part] for each in found)) for part in ("train", "dev")}

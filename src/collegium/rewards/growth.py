@@ -13,7 +13,7 @@ import torch
 
 from collegium.core.errors import ConfigError, DataError, LibraryError
 from collegium.core.tables import nearest
-from collegium.data.preferences import PairCorpus
+from collegium.data.preferences import PairCorpus, PairDomain
 from collegium.rewards.designs import (
     DESIGNS,
     fit_one,
@@ -23,12 +23,13 @@ from collegium.rewards.designs import (
     with_adapter_router,
     with_classifier,
 )
+from collegium.rewards.fit import Lesson
 from collegium.rewards.making import Making
 from collegium.rewards.model import RewardModel
 from collegium.rewards.records import RewardRecord
 from collegium.rewards.router_fit import PromptMemory
 from collegium.rewards.routers import ABSTAIN, choices, in_parts
-from collegium.rewards.texts import TextBatch
+from collegium.rewards.texts import Encoder, TextBatch
 
 
 @dataclass(frozen=True)
@@ -66,21 +67,33 @@ def grow(making: Making) -> Growth:
 
     Raises LibraryError for a design that does not grow, DataError when it has all of the domains already.
     """
-    start, record = time.perf_counter(), growing(making)
-    new = [each for each in making.corpus if each.name not in record.domains]
+    start, (record, new) = time.perf_counter(), newcomers(making)
+    fit = fit_one_whole if record.design == "rodos" else fit_one
+    making = replace(making, corpus=PairCorpus(new), figures={})
+    judges = {**record.judges, **{each.name: fit(making, each).name for each in new}}
+    added = making.memory(new)
+    memory = remembered(making, record)
+    for each in new:
+        memory = memory.with_domain(each.name, added)
+    return _refreshed(making, record, judges, memory, came=tuple(each.name for each in new), start=start)
+
+
+def newcomers(making: Making) -> tuple[RewardRecord, tuple[PairDomain, ...]]:
+    """Return the record of a reward model that can grow, and the domains that it lacks, which can all be learnt from.
+
+    Raises what `grow` raises for a design, domains or pairs that cannot be; nothing is made.
+    """
+    record = growing(making)
+    new = tuple(each for each in making.corpus if each.name not in record.domains)
     if not new:
         raise DataError(
             f"reward model {making.name!r} has all of these domains already: {', '.join(making.corpus.names)}. Give "
             "the pairs of a new one."
         )
-    fit = fit_one_whole if record.design == "rodos" else fit_one
-    making = replace(making, corpus=PairCorpus(tuple(new)), figures={})
-    judges = {**record.judges, **{each.name: fit(making, each).name for each in new}}
-    added = making.memory(tuple(new))
-    memory = remembered(making, record)
+    encoder = Encoder(making.base, making.config.text_tokens)
     for each in new:
-        memory = memory.with_domain(each.name, added)
-    return _refreshed(making, record, judges, memory, came=tuple(each.name for each in new), start=start)
+        Lesson.of([each], encoder, making.config)
+    return record, new
 
 
 def drop(making: Making, domain: str) -> Growth:

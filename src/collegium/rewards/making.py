@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from collegium.core.cards import Kind
 from collegium.core.errors import ConfigError, DataError, NameTaken
 from collegium.data.preferences import PairCorpus, PairDomain, take_pairs
 from collegium.experts import Expert
 from collegium.library import Library
 from collegium.models import Base
 from collegium.rewards.config import RewardConfig, Trained
-from collegium.rewards.fit import FittedJudge
+from collegium.rewards.fit import FittedJudge, hashes_of
 from collegium.rewards.router_fit import FittedRouter, PromptMemory, remember
 from collegium.rewards.routers import FeatureSpace
 from collegium.rewards.texts import Encoder
@@ -81,11 +82,7 @@ class Making:
 
     def __post_init__(self) -> None:
         """Check the domains: there is one at least, and none has a member's name."""
-        if not len(self.corpus):
-            raise DataError("a reward model is fitted on the pairs of at least one domain, there is none.")
-        odd = [name for name in self.corpus.names if RESERVED.fullmatch(name)]
-        if odd:
-            raise DataError(f"a domain cannot be called {odd[0]!r}: {self.name}-{odd[0]} is another member. Rename it.")
+        check_domains(self.corpus, self.name)
 
     def member(self, part: str) -> str:
         """Return a member's name."""
@@ -102,17 +99,23 @@ class Making:
         return self.member("routing" if self.generation == 1 else f"routing-{self.generation}")
 
     def keep(
-        self, part: str, steps: int, fit: Callable[[str, Path | None, Logger], FittedJudge | FittedRouter]
+        self,
+        part: str,
+        steps: int,
+        fit: Callable[[str, Path | None, Logger], FittedJudge | FittedRouter],
+        *,
+        domains: Sequence[PairDomain | str],
+        kind: Kind = "lora",
     ) -> Expert:
         """Return a member, fitted and added to the library unless it is there already with the same settings.
 
-        steps: about how many its fit takes.
+        steps: about how many its fit takes. domains: those it learns from, of a router their names alone.
 
         Raises NameTaken when an expert of other settings, base or pairs has its name.
         """
         name = self.member(part)
         if name in self.library:
-            self.check_kept(name)
+            self.check_kept(name, domains=domains, kind=kind)
             self.figures[name] = {"kept": True}
             return self.library[name]
         logger = self.begin(name, steps)
@@ -129,14 +132,23 @@ class Making:
         found = [len(each.split().train) for each in domains]
         return self.config.loop(sum(min(each, most) if most else each for each in found), kind=kind).steps
 
-    def check_kept(self, name: str) -> None:
-        """Raise NameTaken when a member was made by other settings than these."""
-        recipe, wanted = self.library.card(name).recipe, self.config.recipe()
+    def check_kept(self, name: str, *, domains: Sequence[PairDomain | str], kind: Kind = "lora") -> None:
+        """Raise NameTaken when a member is of another kind, or was made by other settings or from other pairs."""
+        card = self.library.card(name)
+        recipe, wanted = card.recipe, self.config.recipe()
         odd = {
             key: (recipe.get(key), value)
             for key, value in wanted.items()
             if key not in ("threads", "learning_rate", "states_mb") and recipe.get(key) != value
         }
+        names = [each if isinstance(each, str) else each.name for each in domains]
+        pairs = hashes_of([each for each in domains if isinstance(each, PairDomain)])
+        if card.kind != kind:
+            odd = {"kind": (card.kind, kind)}
+        elif recipe.get("domains") != names:
+            odd["domains"] = (recipe.get("domains"), names)
+        elif any(pairs.values()) and card.documents != pairs:
+            odd["pairs"] = ("others", "these")
         if odd:
             told = ", ".join(f"{key} {had!r} there, {now!r} here" for key, (had, now) in sorted(odd.items()))
             raise NameTaken(
@@ -155,6 +167,15 @@ class Making:
                 take_pairs(split.dev, self.config.dev_pairs or None),
             )
         return remember(pairs, encoder, most=most)
+
+
+def check_domains(corpus: PairCorpus, name: str) -> None:
+    """Raise DataError for no domain at all, or one that has another member's name."""
+    if not len(corpus):
+        raise DataError("a reward model is fitted on the pairs of at least one domain, there is none.")
+    odd = [each for each in corpus.names if RESERVED.fullmatch(each)]
+    if odd:
+        raise DataError(f"a domain cannot be called {odd[0]!r}: {name}-{odd[0]} is another member. Rename it.")
 
 
 def counts(done: FittedJudge | FittedRouter) -> dict[str, Any]:

@@ -9,24 +9,28 @@ is balanced is not known of the paper; ours is an option with a default: the las
 It has no untouched growth: a new domain is a new fit.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
+from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from collegium.compose import attach_expert
-from collegium.core.errors import ConfigError, CorruptExpert
+from collegium.core.errors import ConfigError, CorruptExpert, NameTaken
 from collegium.core.randomness import generator
+from collegium.data.preferences import PairCorpus, PairDomain
 from collegium.experts import Expert, FitConfig, adapter_payload
 from collegium.experts.fit import ALIKE
 from collegium.experts.fresh import fresh_adapter, with_tensors
 from collegium.experts.recipe import using_threads
 from collegium.models import Adapter, Base, HeadWeights, OpenTrace, SoftmaxGate, memory_errors, softmax_gate
 from collegium.ops.evenness import balance_loss, mutual_information_loss
-from collegium.rewards.config import RATES
+from collegium.rewards.config import RATES, RewardConfig
 from collegium.rewards.fit import (
     BEING_FITTED,
     FittedJudge,
@@ -47,6 +51,7 @@ from collegium.rewards.pairs import Penalty
 from collegium.rewards.reading import Reading
 from collegium.rewards.records import RewardRecord
 from collegium.rewards.texts import Encoder
+from collegium.train import Logger
 
 
 def fit_more(making: Making) -> RewardRecord:
@@ -54,24 +59,29 @@ def fit_more(making: Making) -> RewardRecord:
 
     Raises ConfigError for one domain, or for more experts chosen than there are.
     """
-    check_two(making.corpus, "more")
+    check_more(making.corpus, making.options)
     count = making.options.experts or len(making.corpus)
-    if making.options.top_k > count:
-        raise ConfigError(
-            f"--top-k chooses among the experts of a layer: {making.options.top_k} of {count}. Lower it, or raise "
-            "--experts."
-        )
     names = [making.member("adapter"), *(making.member(f"experts-{number + 1}") for number in range(count))]
     constants = {"experts": count, "top_k": making.options.top_k, "more_layers": making.options.more_layers}
     record = RewardRecord("more", making.corpus.names, tuple(names), {"all": names[0]}, making.routing, constants)
-    if all(name in making.library for name in names) and making.routing in making.library.router_names():
-        making.check_kept(names[0])
+    there = [name for name in names if name in making.library]
+    check_parts(making, names[0], there)
+    if there == names and making.routing in making.library.router_names():
         making.figures.update({name: {"kept": True} for name in names})
         return record
-    done, experts, gates = fitted_mixture(making, names)
+    done, experts, gates = fitted_mixture(
+        making.base,
+        tuple(making.corpus),
+        names,
+        config=making.config,
+        options=making.options,
+        checkpoint=None if making.folder is None else making.folder / names[0],
+        logger=making.begin(names[0], making.steps(tuple(making.corpus), "adapter")),
+    )
+    for name in there:  # without their gates they were never whole
+        making.library.remove(name, keep_descendants=True)
     for expert in (done.expert, *experts):
-        if expert.name not in making.library:
-            making.library.add(expert, measured=done.curve)
+        making.library.add(expert, measured=done.curve)
     making.figures[names[0]] = {"kept": False, **curve_ends(done.curve), **counts(done)}
     digests = {name: making.library.expert_digest(name) for name in names}
     card = {"router": "reward mixture", "version": 1, "experts": digests}
@@ -79,25 +89,70 @@ def fit_more(making: Making) -> RewardRecord:
     return record
 
 
-def fitted_mixture(making: Making, names: list[str]) -> tuple[FittedJudge, list[Expert], dict[str, Tensor]]:
-    """Return the adapter with its head, the experts, and the gates' weights by their places."""
-    base, config, options = making.base, making.config, making.options
+def check_more(corpus: PairCorpus, options: DesignOptions) -> None:
+    """Raise ConfigError for one domain only, or for more experts chosen than there are.
+
+    More experts than domains are no mistake: gates see tokens, and need not keep an expert for each domain.
+    """
+    check_two(corpus, "more")
+    count = options.experts or len(corpus)
+    if options.top_k > count:
+        raise ConfigError(
+            f"--top-k chooses among the experts of a layer: {options.top_k} of {count}. Lower it, or raise --experts."
+        )
+
+
+def check_parts(making: Making, adapter: str, there: Sequence[str]) -> None:
+    """Raise NameTaken when parts that are in the library already are those of another mixture, or none at all."""
+    if not there:
+        return
+    if adapter not in there:
+        raise NameTaken(
+            f"the library has something called {there[0]!r} already, which an expert of reward model {making.name!r} "
+            "would be. Take another --as."
+        )
+    making.check_kept(adapter, domains=tuple(making.corpus))
+    had, wanted = making.library.card(adapter).constants.get("mixture"), mixture_settings(making.options)
+    if had != wanted:
+        raise NameTaken(
+            f"the library has a member {adapter!r} of another mixture ({had} there, {wanted} here). Use the same "
+            f"settings, take another --as, or remove it: `collegium library remove {adapter}`."
+        )
+
+
+def mixture_settings(options: DesignOptions) -> dict[str, Any]:
+    """Return what a mixture's fit depends on beside the settings of its judge."""
+    names = ("experts", "top_k", "more_layers", "balance", "information")
+    return {name: getattr(options, name) for name in names}
+
+
+def fitted_mixture(
+    base: Base,
+    domains: Sequence[PairDomain],
+    names: Sequence[str],
+    *,
+    config: RewardConfig,
+    options: DesignOptions,
+    checkpoint: Path | None = None,
+    logger: Logger | None = None,
+) -> tuple[FittedJudge, list[Expert], dict[str, Tensor]]:
+    """Return the adapter with its head, the experts, and the gates' weights by their places.
+
+    names: of the adapter, and of as many experts as there are to be.
+    """
     count = len(names) - 1
     with using_threads(config.threads or torch.get_num_threads()), memory_errors("--batch or --experts"):
         reading = Reading.of(base, text_tokens=config.text_tokens, pooling=config.pooled_by())
-        lesson = Lesson.of(tuple(making.corpus), Encoder(base, config.text_tokens), config)
+        lesson = Lesson.of(domains, Encoder(base, config.text_tokens), config)
         nothing = torch.zeros(1, 1, dtype=torch.long)
         adapter = fresh_adapter(base, config.adapter(len(base.blocks)), ALIKE, tokens=nothing)
-        layers = f"top:{min(options.more_layers, len(base.blocks))}"
-        settings = FitConfig(kind="ffn", layers=layers, seed=config.seed)
+        settings = FitConfig(kind="ffn", layers=f"top:{min(options.more_layers, len(base.blocks))}", seed=config.seed)
         experts = [fresh_adapter(base, settings, ALIKE, tokens=nothing) for _ in range(count)]
         gates = fresh_gates(base, experts[0], options, count=count, seed=config.seed)
         keys = [f"{BEING_FITTED}-{number}" for number in range(count)]
         head = fresh_head(base, 1, seed=config.seed)
         attached = dict(zip((BEING_FITTED, *keys), (adapter, *experts), strict=True))
-        for key, each in attached.items():
-            base.attach(key, each)
-        try:
+        with attached_as(base, attached):
             objective = objective_of(
                 base,
                 mixture_plan(BEING_FITTED, keys, gates),
@@ -109,25 +164,40 @@ def fitted_mixture(making: Making, names: list[str]) -> tuple[FittedJudge, list[
                 penalty=penalty_of(options),
             )
             inside = named_experts(experts)
-            weights = adapter_weights(adapter) | {"head": head.weight} | inside
-            weights |= {f"gate.{path}": gate.weight for path, gate in gates.items()}
+            kept = {f"gate.{path}": gate.weight for path, gate in gates.items()}
+            weights = adapter_weights(adapter) | {"head": head.weight} | inside | kept
             card = judge_card(base, "lora", lesson, name=names[0], config=config, trained="adapter")
-            logger = making.begin(names[0], config.loop(len(lesson.train), kind="adapter").steps)
-            folder = None if making.folder is None else making.folder / names[0]
             slower = dict.fromkeys(inside, RATES["ffn"] / RATES["adapter"])
             done = run(
-                objective, weights, card, config=config, trained="adapter", folder=folder, logger=logger, rates=slower
+                objective,
+                weights,
+                card,
+                config=config,
+                trained="adapter",
+                folder=checkpoint,
+                logger=logger,
+                rates=slower,
             )
-            constants = {**reading.to_constants(), **standards(objective)}
-        finally:
-            for key in attached:
-                base.detach(key)
+            constants = {**reading.to_constants(), **standards(objective), "mixture": mixture_settings(options)}
+            tokens = objective.tokens_read(len(done.history.steps))
     payload = kept_payload(base, adapter, head)
-    judge = Expert(finished(card, done, payload.parameters, constants), payload)
+    judge = Expert(finished(card, done, tokens=tokens, parameters=payload.parameters, constants=constants), payload)
     cut, equal = lesson.train.cut + lesson.dev.cut, lesson.train.equal + lesson.dev.equal
     fitted = FittedJudge(judge, done.history, len(lesson.train), cut, equal)
-    kept = {f"gate.{path}": gate.weight.detach().cpu() for path, gate in gates.items()}
-    return fitted, [expert_of(base, judge, each, name) for each, name in zip(experts, names[1:], strict=True)], kept
+    inner = [expert_of(base, judge, each, name) for each, name in zip(experts, names[1:], strict=True)]
+    return fitted, inner, {key: weight.detach().cpu() for key, weight in kept.items()}
+
+
+@contextlib.contextmanager
+def attached_as(base: Base, adapters: Mapping[str, Adapter]) -> Iterator[None]:
+    """Attach adapters to a base for a while."""
+    for key, each in adapters.items():
+        base.attach(key, each)
+    try:
+        yield
+    finally:
+        for key in adapters:
+            base.detach(key)
 
 
 def named_experts(experts: list[Adapter]) -> dict[str, Tensor]:

@@ -98,6 +98,11 @@ class PairObjective:
             losses = losses + self.penalty(trace, self.train.domains[rows])
         return Loss(losses.sum(), len(rows))
 
+    def tokens_read(self, steps: int) -> int:
+        """Return how many tokens so many steps read."""
+        lengths = self.train.texts.lengths.view(-1, 2).sum(1)
+        return sum(int(lengths[self.epochs.rows(step)].sum()) for step in range(steps))
+
     def held_out(self) -> float:
         """Return the mean loss of a dev pair, without margin and smoothing."""
         total = 0.0

@@ -122,6 +122,11 @@ class RouterObjective:
         logits, truth = self.logits("train", rows)
         return Loss(torch.nn.functional.cross_entropy(logits, truth, reduction="sum"), len(rows))
 
+    def tokens_read(self, steps: int) -> int:
+        """Return how many tokens so many steps read."""
+        lengths = self.prompts["train"][0].lengths
+        return sum(int(lengths[self.epochs.rows(step)].sum()) for step in range(steps))
+
     def held_out(self) -> float:
         """Return the mean nats of a dev prompt's domain."""
         logits, truth = self.all_dev()
@@ -195,7 +200,7 @@ def fit_adapter_router(
         base=base.fingerprint,
         recipe=recipe,
         recipe_hash=content_hash(recipe),
-        tokens_seen=done.history.counted,
+        tokens_seen=objective.tokens_read(len(done.history.steps)),
         trained_parameters=payload.parameters,
         constants=constants,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -13,7 +13,7 @@ from collegium.experts.export.place import check_place, export_folder
 from collegium.experts.export.vllm import check_vllm, write_vllm
 
 FORMATS: dict[str, Format] = {
-    "peft": Format("a PEFT folder, for `PeftModel.from_pretrained`", PEFT_KINDS, check_peft, write_peft),
+    "peft": Format("a PEFT folder, for `PeftModel.from_pretrained`", PEFT_KINDS, check_peft, write_peft, heads=True),
     "vllm": Format("PEFT folders and the line that serves them", ("lora",), check_vllm, write_vllm),
     "lorax": Format("PEFT folders and a request for each", ("lora",), check_lorax, write_lorax),
     "gguf": Format("NAME.gguf, for llama.cpp's `--lora`", ("lora",), check_gguf, write_gguf),

@@ -36,17 +36,24 @@ class Format:
     kinds: the kinds of experts it has a form for.
     check: raises IncompatibleExpert, naming it, for what the other program cannot load; nothing is written.
     write: (experts, base, folder to fill, its final place) -> what is to be told.
+    heads: whether it keeps the head of an expert for rewards or classification.
     """
 
     summary: str
     kinds: tuple[str, ...]
     check: Callable[[Sequence[Expert], Served], None]
     write: Callable[[Sequence[Expert], Served, Path, Path], dict[str, Any]]
+    heads: bool = False
 
 
-def check_kinds(experts: Sequence[Expert], kinds: Sequence[str], *, form: str) -> None:
-    """Raise IncompatibleExpert, naming the expert, when a format has no form for its kind."""
+def check_kinds(experts: Sequence[Expert], kinds: Sequence[str], *, form: str, heads: bool = False) -> None:
+    """Raise IncompatibleExpert, naming the expert, when a format has no form for its kind, or none for its head."""
     for expert in experts:
+        if not heads and expert.card.task != "language":
+            raise IncompatibleExpert(
+                f"expert {expert.name!r} is for {expert.card.task} and nothing without its head, for which {form} has "
+                "no place. Its folder in the library can be copied as it is; --to peft keeps an adapter's head."
+            )
         if expert.card.kind not in kinds:
             raise IncompatibleExpert(
                 f"expert {expert.name!r} is of kind {expert.card.kind!r}, for which {form} has no form; it takes "

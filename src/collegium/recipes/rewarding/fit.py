@@ -14,14 +14,14 @@ from collegium.core.tables import nearest
 from collegium.data.preference_reading import read_preferences
 from collegium.data.preferences import PairCorpus
 from collegium.library import Library
-from collegium.models import Base
 from collegium.recipes.building.training import StepBar
 from collegium.recipes.common import Common
 from collegium.recipes.opening import DEFAULT_BASE, kept_reference, open_base
 from collegium.recipes.reference import is_library
+from collegium.recipes.rewarding.plan import make_reward_plan
 from collegium.recipes.run_card import RunCard, make_card, make_folder, run_folder
 from collegium.recipes.watch import Watch
-from collegium.rewards import DESIGNS, Design, DesignOptions, Making, RewardConfig, open_reward
+from collegium.rewards import DESIGNS, Design, DesignOptions, Making, RewardConfig, lessons_of, open_reward
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,16 @@ def run(config: RewardFitConfig, *, watch: Watch) -> RunCard:
     check_name(config.name, what="model")
     corpus = chosen_pairs(config)
     base = open_base(config.base, config.common)
-    settings = resolve_settings(config, corpus)
+    settings = resolve_settings(config)
+    if is_library(str(config.library)):
+        check_new(Library(config.library, base=base, read_only=True), config)
+    lessons = lessons_of(base, corpus, name=config.name, design=design, config=settings, options=config.options)
     if config.dry_run:
-        return _dry_run(config, base, corpus, settings, watch=watch, start=start)
+        plan = make_reward_plan(base, corpus, lessons, design=design, config=settings, options=config.options)
+        for line in plan.lines():
+            watch.say(line)
+        return make_card("reward fit", config, {"plan": plan.to_json()}, time.perf_counter() - start)
     library = Library(config.library, base=base, base_reference=kept_reference(config.base))
-    check_new(library, config)
     folder = make_folder(run_folder("reward fit", config, config.out))
     making = Making(
         base,
@@ -136,7 +141,7 @@ def chosen_pairs(config: Any) -> PairCorpus:  # noqa: ANN401 - any configuration
     return corpus.only(config.domains) if getattr(config, "domains", ()) else corpus
 
 
-def resolve_settings(config: RewardFitConfig, corpus: PairCorpus) -> RewardConfig:
+def resolve_settings(config: RewardFitConfig) -> RewardConfig:
     """Return the judges' settings with seed, threads and budget filled in."""
     settings = replace(config.fit, seed=config.common.seed, threads=config.common.apply_threads())
     if config.budget == "full":
@@ -147,22 +152,3 @@ def resolve_settings(config: RewardFitConfig, corpus: PairCorpus) -> RewardConfi
             "say the rest."
         )
     return settings
-
-
-def _dry_run(
-    config: RewardFitConfig, base: Base, corpus: PairCorpus, settings: RewardConfig, *, watch: Watch, start: float
-) -> RunCard:
-    """Return what would be fitted; nothing is made."""
-    del base
-    counts = {each.name: len(each.split().train) for each in corpus}
-    used = {name: min(count, settings.train_pairs or count) for name, count in counts.items()}
-    plan = {
-        "design": config.design,
-        "domains": {name: {"train_pairs": used[name], "of": counts[name]} for name in counts},
-        "text_tokens": settings.text_tokens,
-    }
-    for name, each in plan["domains"].items():
-        watch.say(f"would learn {name} from {each['train_pairs']} of {each['of']} training pairs")
-    if is_library(str(config.library)):
-        watch.say(f"into the library {config.library}")
-    return make_card("reward fit", config, {"plan": plan}, time.perf_counter() - start)

@@ -1,5 +1,6 @@
 """`reward grow` and `reward drop`: domains that come and go, the others' judges untouched."""
 
+import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from collegium.recipes.rewarding.fit import chosen_pairs
 from collegium.recipes.rewarding.opening import OpenedReward, open_reward_reference, settings_of
 from collegium.recipes.run_card import RunCard, make_card, make_folder, run_folder
 from collegium.recipes.watch import Watch
-from collegium.rewards import Growth, Making, drop, grow
+from collegium.rewards import Growth, Making, drop, grow, newcomers
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,12 @@ def run_grow(config: RewardGrowConfig, *, watch: Watch) -> RunCard:
     start = time.perf_counter()
     corpus = chosen_pairs(config)
     opened = open_reward_reference(config.model, config.common, writable=True)
-    folder = make_folder(run_folder("reward grow", config, config.out))
-    growth = grow(making_of(opened, corpus, watch=watch, folder=folder / "checkpoints"))
+    folder = run_folder("reward grow", config, config.out) / "checkpoints"
+    making = making_of(opened, corpus, watch=watch, folder=folder)
+    newcomers(making)  # what cannot come is told before anything is made
+    make_folder(folder.parent)
+    growth = grow(making)
+    shutil.rmtree(folder, ignore_errors=True)
     return _told("reward grow", config, growth, watch=watch, start=start)
 
 
