@@ -29,7 +29,7 @@ from collegium.experts.fit import ALIKE
 from collegium.experts.fresh import fresh_adapter
 from collegium.models import Base, LoraWeights, lora_parts
 from collegium.rewards import RewardConfig, fit_judge
-from collegium.rewards.fit import Lesson
+from collegium.rewards.fit import Lesson, fresh_head
 from collegium.rewards.reading import Reading
 from collegium.rewards.sequence import classifier_of
 from collegium.rewards.texts import Encoder
@@ -117,7 +117,8 @@ class TrlFit:
         settings = config.adapter(len(base.blocks))
         parts = lora_parts(fresh_adapter(base, settings, ALIKE, tokens=torch.zeros(1, 1, dtype=torch.long)))
         pad = Reading.of(base, text_tokens=config.text_tokens).pad_token
-        whole = classifier_of(base, pad_token=pad, seed=config.seed, name="peer").model.to(base.dtype)
+        head = fresh_head(base, 1, seed=config.seed)
+        whole = classifier_of(base, pad_token=pad, head=head, name="peer").model.to(base.dtype)
         self._first = _peer_names(parts, whole.score.weight.detach().float().clone())
         lora = peft.LoraConfig(
             r=settings.rank,

@@ -31,6 +31,7 @@ from collegium.experts.payloads import AdapterPayload
 from collegium.experts.peft_folder import write_peft
 from collegium.models import Base, HeadWeights
 from collegium.rewards import RewardModel
+from collegium.rewards.fit import fresh_head
 from collegium.rewards.judges import AdapterJudges, Standards
 from collegium.rewards.reading import Reading
 from collegium.rewards.routers import AdapterRouter, choices
@@ -137,7 +138,8 @@ class PeftJudges:
         assert not world.base.attached, "a copy would take our slots along"
         self._names = [expert.name for expert in world.judges[:count]]
         self._head, self._batch = world.head.weight[:count], world.batch
-        whole = classifier_of(world.base, pad_token=world.reading.pad_token, seed=0, name="peer").model
+        pad, head = world.reading.pad_token, fresh_head(world.base, 1, seed=0)
+        whole = classifier_of(world.base, pad_token=pad, head=head, name="peer").model
         with tempfile.TemporaryDirectory() as folder, peers_own_warnings():
             self.model: Any = None
             for expert in (*world.judges[:count], world.router):

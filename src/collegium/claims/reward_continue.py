@@ -57,10 +57,11 @@ def _adapter(
         card = judge_card(base, "lora", lesson, name=name, config=config, trained="adapter")
         done = run(objective, weights, card, config=config, trained="adapter", folder=None, logger=None)
         constants = {**reading.to_constants(), **standards(objective)}
+        tokens = objective.tokens_read(len(done.history.steps))
     finally:
         base.detach(BEING_FITTED)
     kept = kept_payload(base, adapter, head)
-    return Expert(finished(card, done, kept.parameters, constants), kept)
+    return Expert(finished(card, done, tokens=tokens, parameters=kept.parameters, constants=constants), kept)
 
 
 def _whole(base: Base, expert: Expert, domain: PairDomain, *, config: RewardConfig, name: str) -> Expert:
@@ -76,5 +77,6 @@ def _whole(base: Base, expert: Expert, domain: PairDomain, *, config: RewardConf
     done = run(objective, weights, card, config=config, trained="whole", folder=None, logger=None)
     model.model.requires_grad_(False)
     constants = {**reading.to_constants(), **standards(objective)}
-    count = sum(each.numel() for each in weights.values())
-    return Expert(finished(card, done, count, constants), WholePayload(model.model))
+    count, tokens = sum(each.numel() for each in weights.values()), objective.tokens_read(len(done.history.steps))
+    judged = finished(card, done, tokens=tokens, parameters=count, constants=constants)
+    return Expert(judged, WholePayload(model.model))
