@@ -35,11 +35,11 @@ row says in brackets on which domain it is measured; `word mass` is the words' m
 of the words written, `weight` what was chosen on dev text.
 
 In the experiments on reward models columns of domains are the share of test pairs ranked rightly, `mean` their mean and
-`floor` that of words alone: logistic regression on differences of tf-idf vectors of the same training pairs. `resident`
-and `active` count numbers in memory and those that a text is read with, `pairs` those learned from, `prompts` those
-that a router was fitted on, `moved` the share of remembered prompts that go to another judge than before. `joint` is
-one adapter of all domains, `joint-wide` one that is as active as MoRE, `joint-whole` a whole model, `-old` one without
-the last domain; `larger` and `smaller` stand on the other base.
+`floor` that of words alone: logistic regression on differences of tf-idf vectors of the same training pairs, for each
+domain by itself. `resident` and `active` count numbers in memory and those that a text is read with, `pairs` those
+learned from, `prompts` those that a router was fitted on, `moved` the share of remembered prompts that go to another
+judge than before. `joint` is one adapter of all domains, `joint-wide` one that is as active as MoRE, `joint-whole` a
+whole model, `joint-whole-long` one that reads all pairs ten times; `larger` and `smaller` stand on the other base.
 """
 
 

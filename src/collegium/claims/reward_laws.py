@@ -22,6 +22,8 @@ QUICK = RewardConfig(text_tokens=64, passes=1.0, rank=4, learning_rate=3e-3, lay
 _PAIRS = 60
 _FORGETFUL = DesignOptions(threshold=0.0, memory=8)
 """Routers that remember little and so misroute much."""
+_ROUTED = DesignOptions(threshold=0.0)
+"""Routers good enough to send some prompts where they went before."""
 
 
 def made(base: Base, folder: Path, corpus: PairCorpus, design: Design, options: DesignOptions) -> Making:
@@ -69,7 +71,7 @@ def reward_growth(place: Place) -> dict[str, float]:
     old = corpus.only(corpus.names[:2])
     samples = [sample for domain in old for pair in domain.pairs[:8] for sample in pair.samples]
     with tempfile.TemporaryDirectory() as folder:
-        found = [grown(made(base, Path(folder), old, design, _FORGETFUL), corpus, samples) for design in GROWING]
+        found = [grown(made(base, Path(folder), old, design, _ROUTED), corpus, samples) for design in GROWING]
         joint = [joint_rewards(base, Path(folder) / str(len(each)), each, samples) for each in (old, corpus)]
     sums = {name: sum(each[name] for each in found) for name in ("changed_rewards", "changed_judges", "changed_files")}
     return {
