@@ -93,7 +93,13 @@ def against_dense(run: dict) -> str:
 def found_benches(folder: Path) -> dict[str, dict]:
     """Return the committed results of a folder by name, V1 first."""
     found = [json.loads(path.read_text()) for path in folder.glob("*.json")]
-    return {each["name"]: each for each in sorted(found, key=lambda each: int(each["name"].removeprefix("V")))}
+    return {each["name"]: each for each in sorted(found, key=lambda each: place_of(each["name"]))}
+
+
+def place_of(name: str) -> tuple[int, str]:
+    """Return where a bench stands: V11 before V11-training."""
+    number, _, rest = name.removeprefix("V").partition("-")
+    return int(number), rest
 
 
 def figure(value: float | None) -> str:

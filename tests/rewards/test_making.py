@@ -1,5 +1,6 @@
 """Making reward models: members come one by one, are found again, and mistakes are told."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -44,6 +45,11 @@ def test_a_fit_lowers_the_loss_and_keeps_the_best(base, corpus):
     assert done.expert.card.task == "reward"
     assert done.expert.card.documents["train"]
     assert not done.expert.card.warnings
+
+
+def test_a_fresh_judge_is_a_coin(base, corpus):
+    done = fit_judge(base, [corpus["law"]], config=QUICK, name="law")
+    assert done.history.evaluations[0].loss == pytest.approx(math.log(2), abs=0.01)
 
 
 def test_kept_states_change_nothing(base, corpus):

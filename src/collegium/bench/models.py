@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -28,9 +28,13 @@ _TOY: Mapping[str, Any] = {
 }
 
 
-def bench_base(quick: bool) -> Base:
-    """Return the default base in float32, or a pico model for a quick run."""
-    return pico_base() if quick else load_base("smollm2-135m", dtype="float32")
+def bench_base(quick: bool, *, dtype: Literal["float32", "bfloat16"] = "float32") -> Base:
+    """Return the default base, or a pico model for a quick run."""
+    if not quick:
+        return load_base("smollm2-135m", dtype=dtype)
+    pico = pico_base()
+    model = pico.model.to(getattr(torch, dtype))
+    return Base.from_model(model, pico.tokenizer, name=pico.name, source=pico.source)
 
 
 def toy_base() -> Base:

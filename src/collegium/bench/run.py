@@ -8,10 +8,12 @@ from typing import Any
 from collegium.bench.clustering import V9
 from collegium.bench.engine import V13
 from collegium.bench.ensembles import V4
+from collegium.bench.judge_training import V11_TRAINING
 from collegium.bench.kinds import Bench, Finding, Progress
 from collegium.bench.libraries import V6
 from collegium.bench.merging import V7
 from collegium.bench.mixed import V3
+from collegium.bench.rewards import V11
 from collegium.bench.routing import V10
 from collegium.bench.shares import profile_runs
 from collegium.bench.token_gates import V1, V2
@@ -23,7 +25,9 @@ from collegium.core.files import write_text
 from collegium.core.machine import machine_line, resident_bytes, today, versions
 from collegium.core.tables import nearest
 
-BENCHES: Mapping[str, Bench] = {bench.name: bench for bench in (V1, V2, V3, V4, V5, V6, V7, V8, V9, V10, V13)}
+BENCHES: Mapping[str, Bench] = {
+    bench.name: bench for bench in (V1, V2, V3, V4, V5, V6, V7, V8, V9, V10, V11, V11_TRAINING, V13)
+}
 RESULTS = Path("bench/results")
 
 _QUICK = "a quick run measures no target: small models, small sizes"

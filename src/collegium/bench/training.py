@@ -40,16 +40,23 @@ _LAST_SHARE = 4
 
 @dataclass
 class StepClock:
-    """A logger of ours that keeps the loss of each step and when it ended."""
+    """A logger of ours that keeps the loss of each step and when it ended, and when the first one began."""
 
     losses: list[float] = field(default_factory=list)
     ends: list[float] = field(default_factory=list)
+    started: float = 0.0
+
+    def begin(self) -> None:
+        """Take the time before the first step."""
+        self.started = time.perf_counter()
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Take the loss of a step, and the time; held-out losses pass by."""
+        """Take the loss of a step, and the time; the first step follows the held-out loss of step 0."""
         if "loss" in values:
             self.losses.append(values["loss"])
             self.ends.append(time.perf_counter())
+        elif not step:
+            self.begin()
 
     def close(self) -> None:
         """Do nothing."""
@@ -60,8 +67,9 @@ class StepClock:
         return self.between(1, len(self.ends))
 
     def between(self, first: int, end: int) -> float:
-        """Return the mean time of the steps from number `first` (from 0, which has none) to before `end`."""
-        return (self.ends[end - 1] - self.ends[first - 1]) / (end - first)
+        """Return the mean time of the steps from number `first` (from 0) to before `end`."""
+        began = self.ends[first - 1] if first else self.started
+        return (self.ends[end - 1] - began) / (end - first)
 
 
 def texts(base: Base, config: FitConfig) -> Texts:
@@ -147,7 +155,7 @@ class PeftFit:
                 use_cpu=True,
             )
             trainer = transformers.Trainer(
-                model=self.model, args=arguments, train_dataset=_Rows(self._rows), callbacks=[_listener(clock, loop)]
+                model=self.model, args=arguments, train_dataset=_Rows(self._rows), callbacks=[listener(clock, loop)]
             )
             trainer.remove_callback(transformers.PrinterCallback)
             trainer.train()
@@ -167,11 +175,15 @@ class _Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
         return self._rows[place]
 
 
-def _listener(clock: StepClock, loop: LoopConfig) -> Any:  # noqa: ANN401 - a transformers callback
+def listener(clock: StepClock, loop: LoopConfig) -> Any:  # noqa: ANN401 - a transformers callback
     """Return a callback that tells our clock of each step, and sets the learning rate that ours has in that step."""
     from transformers import TrainerCallback
 
     class Listener(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:  # noqa: ANN401
+            if not state.global_step:
+                clock.begin()
+
         def on_pre_optimizer_step(
             self,
             args: Any,  # noqa: ANN401

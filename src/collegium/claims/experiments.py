@@ -10,6 +10,9 @@ from collegium.claims.gate_laws import GATE_LAWS
 from collegium.claims.laws import LAWS
 from collegium.claims.private import private_experiment
 from collegium.claims.private_setup import PrivateSettings
+from collegium.claims.reward_counts import COUNTS
+from collegium.claims.reward_laws import REWARD_LAWS
+from collegium.claims.rewards import REWARDS
 from collegium.claims.small import small_experiment
 from collegium.claims.small_algebra import algebra_experiment
 from collegium.claims.small_algebra_setup import AlgebraSettings
@@ -35,6 +38,8 @@ def _small_texts() -> SmallTexts:
     return demo_texts(cache_folder() / "claims-texts")
 
 
+_LAWS = {**LAWS, **GATE_LAWS, **ARITHMETIC, **COUNTS, **REWARD_LAWS}
+
 EXPERIMENTS: Mapping[str, Experiment] = {
     "toy_bigrams": TOY_BIGRAMS,
     "toy_clusters": TOY_CLUSTERS,
@@ -42,5 +47,6 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "small": small_experiment(SMALL, DOMAINS, base=_small_base, texts=_small_texts),
     "private": private_experiment(PrivateSettings(), DOMAINS, base=_small_base, texts=_small_texts),
     "small_algebra": algebra_experiment(ALGEBRA, base=_algebra_base, texts=_small_texts),
-    **{f"law_{name}": law for name, law in {**LAWS, **GATE_LAWS, **ARITHMETIC}.items()},
+    **REWARDS,
+    **{f"law_{name}": law for name, law in _LAWS.items()},
 }

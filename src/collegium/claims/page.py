@@ -20,8 +20,8 @@ if one fails. *Exact* claims are laws: they hold if the law holds on every seed.
 analysis; nothing is tuned until it passes.
 
 Scales: *exact* a law; *toy* bigram languages and pico models; *small* the default base (134.5 M parameters) with LoRA
-experts on a reduced budget; *paper* the paper's own size. Sources: *abstract* the paper's abstract or a summary of it;
-*paper* its text or official code; *memory* our memory of the paper; *ours* derived by us.
+experts on a reduced budget, or a small encoder; *paper* the paper's own size. Sources: *abstract* the paper's abstract
+or a summary of it; *paper* its text or official code; *memory* our memory of the paper; *ours* derived by us.
 """
 
 _MODELS = """## The models
@@ -33,6 +33,13 @@ alone. `dense` = one adapter on all domains at as many tokens as all experts, `d
 base's and, in float32, those of the row's adapters; a merge holds the base's alone. In the experiment on arithmetic a
 row says in brackets on which domain it is measured; `word mass` is the words' mean probability, `word rate` their share
 of the words written, `weight` what was chosen on dev text.
+
+In the experiments on reward models columns of domains are the share of test pairs ranked rightly, `mean` their mean and
+`floor` that of words alone: logistic regression on differences of tf-idf vectors of the same training pairs. `resident`
+and `active` count numbers in memory and those that a text is read with, `pairs` those learned from, `prompts` those
+that a router was fitted on, `moved` the share of remembered prompts that go to another judge than before. `joint` is
+one adapter of all domains, `joint-wide` one that is as active as MoRE, `joint-whole` a whole model, `-old` one without
+the last domain; `larger` and `smaller` stand on the other base.
 """
 
 

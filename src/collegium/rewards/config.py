@@ -19,6 +19,10 @@ Trained = Literal["adapter", "ffn", "whole"]
 RATES: Mapping[Trained, float] = {"adapter": 1e-3, "ffn": 2e-4, "whole": 2e-5}
 """Peak learning rates where none is given."""
 
+HEAD_RATE = 1e-4
+"""A head's own peak: it reads states of a length of some tens, so steps as large as an adapter's would throw rewards
+about by one and more."""
+
 PASSES: Mapping[Trained, float] = {"adapter": 4.0, "ffn": 4.0, "whole": 1.0}
 """How often each training pair is read where it is not said."""
 
@@ -126,6 +130,10 @@ class RewardConfig:
             clip=self.clip,
             evaluate_every=max(1, -(-steps // self.measures)),
         )
+
+    def head_rate(self, kind: Trained) -> float:
+        """Return what a head's learning rate is of the others'."""
+        return HEAD_RATE / RATES[kind]
 
     def recipe(self) -> dict[str, Any]:
         """Return the settings as a card keeps them."""

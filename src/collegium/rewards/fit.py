@@ -33,6 +33,9 @@ from collegium.train import Checkpoints, Epochs, Fit, History, Logger, fit
 BEING_FITTED = ".being-fitted"
 """The name a new judge is attached under while it is trained; no name of an expert can begin with a dot."""
 
+HEAD_DEVIATION = 1e-3
+"""Of a head's first weights."""
+
 _MEMORY_FLAGS = "--batch or --text-tokens, or --layers to top:K"
 
 
@@ -147,7 +150,7 @@ def fit_whole_judge(
     with using_threads(config.threads or torch.get_num_threads()), memory_errors("--batch or --text-tokens"):
         reading = Reading.of(base, text_tokens=config.text_tokens, pooling=config.pooled_by())
         lesson = Lesson.of(domains, Encoder(base, config.text_tokens), config)
-        model = classifier_of(base, pad_token=reading.pad_token, seed=config.seed, name=name)
+        model = classifier_of(base, pad_token=reading.pad_token, head=fresh_head(base, 1, seed=config.seed), name=name)
         model.model.requires_grad_(True)
         head = head_of(model)
         weights = dict(model.model.named_parameters())
@@ -168,9 +171,12 @@ def fit_whole_judge(
 
 
 def fresh_head(base: Base, outputs: int, *, seed: int) -> HeadWeights:
-    """Return a new head: normal numbers of deviation 0.02, as transformers draws them, ready to be trained."""
+    """Return a new head, ready to be trained: normal numbers so small that all texts are worth almost the same.
+
+    As large as transformers draws them (deviation 0.02), rewards would differ by one before anything is learnt.
+    """
     hidden = int(base.config.hidden_size)
-    weight = 0.02 * torch.randn(outputs, hidden, generator=generator(seed, "head"))
+    weight = HEAD_DEVIATION * torch.randn(outputs, hidden, generator=generator(seed, "head"))
     return HeadWeights(weight.to(base.device).requires_grad_())
 
 
@@ -262,6 +268,7 @@ def run(
         }
     )
     checkpoints = None if folder is None else Checkpoints(folder, identity, every=loop.evaluate_every)
+    heads = [name for name, each in weights.items() if each is objective.head.weight or each is objective.head.bias]
     return fit(
         weights,
         objective.loss,
@@ -269,7 +276,7 @@ def run(
         evaluate=objective.held_out,
         checkpoints=checkpoints,
         logger=logger,
-        rates=rates,
+        rates={**dict.fromkeys(heads, config.head_rate(trained)), **(rates or {})},
     )
 
 

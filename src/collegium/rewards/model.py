@@ -110,7 +110,7 @@ class RewardModel:
     ) -> Rewards:
         """Return the rewards of samples and whose they are.
 
-        by:    a judge who is asked whatever the prompt. every: ask all of them, and say what each says.
+        by:    a judge who is asked whatever the prompt; no router is. every: ask all of them, and say what each says.
         raw:   the heads' own numbers, not standardised.
 
         Raises DataError for an empty text, ConfigError for an unknown judge.
@@ -139,7 +139,7 @@ class RewardModel:
 
     def _part(self, batch: TextBatch, *, by: str | None, every: bool, raw: bool) -> "_Part":
         with shared_trunk(self.judges, self.router, batch) as given:
-            routes = None if self.router is None else self._routes(batch, given)
+            routes = None if self.router is None or by is not None else self._routes(batch, given)
             choice = self._choice(batch, routes, by)
             whole = every or self.mixer is not None or bool((choice == ABSTAIN).any())
             if not whole:

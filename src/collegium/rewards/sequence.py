@@ -6,15 +6,12 @@ from typing import Any
 import torch
 
 from collegium.core.errors import BaseModelError
-from collegium.core.randomness import generator
 from collegium.models import Base, HeadWeights
 from collegium.models.quiet import quiet_transformers
 
-_DEVIATION = 0.02
 
-
-def classifier_of(base: Base, *, pad_token: int | None, seed: int, name: str) -> Base:
-    """Return a sequence classification model with the base's weights and a fresh head of one output, in float32.
+def classifier_of(base: Base, *, pad_token: int | None, head: HeadWeights, name: str) -> Base:
+    """Return a sequence classification model with the base's weights and a copy of a head, in float32.
 
     Raises BaseModelError for an architecture of which transformers has none.
     """
@@ -35,10 +32,10 @@ def classifier_of(base: Base, *, pad_token: int | None, seed: int, name: str) ->
     if odd or any(not each.startswith("pooler.") for each in missing):
         raise BaseModelError(f"{type(model).__name__} has other weights than {base.name}: {[*odd, *missing][:3]}.")
     with torch.no_grad():
-        head = _linear_head(model)
-        head.weight.copy_(_DEVIATION * torch.randn(head.weight.shape, generator=generator(seed, "head")))
-        if head.bias is not None:
-            head.bias.zero_()
+        own = _linear_head(model)
+        own.weight.copy_(head.weight)
+        if own.bias is not None:
+            own.bias.zero_()
     return Base.from_model(
         model.to(base.device), base.tokenizer, name=name, source=f"a judge branched from {base.source}"
     )

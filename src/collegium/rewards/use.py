@@ -8,27 +8,30 @@ from collegium.core.protocols import Feature
 from collegium.core.samples import Message, Sample, Text
 
 
-def reward_function(model: Feature) -> Callable[..., list[float]]:
+def reward_function(model: Feature) -> Callable[..., list[float | None]]:
     """Return a function of prompts and completions as TRL's trainers call it: `f(prompts, completions, **columns)`.
 
     Plain texts and chats (lists of messages) are taken; other columns are not looked at. It is named after the model,
-    which is what TRL's logs call it.
+    which is what TRL's logs call it. A policy whose first token ends its text has said nothing that could be judged:
+    the reward of an empty completion is None, and TRL neither reinforces nor punishes it.
 
     >>> class Longer:
     ...     name = "longer"
     ...     def __call__(self, samples):
     ...         import torch
     ...         return torch.tensor([float(len(each.completion)) for each in samples])
-    >>> reward_function(Longer())(["p", "p"], ["a", "abc"], answer=[1, 2])
-    [1.0, 3.0]
+    >>> reward_function(Longer())(["p", "p", "p"], ["a", "", "abc"], answer=[1, 2, 3])
+    [1.0, None, 3.0]
     """
 
-    def reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:  # noqa: ANN401
+    def reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:  # noqa: ANN401
         del columns
         if len(prompts) != len(completions):
             raise DataError(f"there is one completion for each prompt: {len(prompts)} prompts, {len(completions)}.")
         pairs = zip(prompts, completions, strict=True)
-        return model([Sample(as_text(prompt), as_text(completion)) for prompt, completion in pairs]).tolist()
+        samples = [Sample(as_text(prompt), as_text(completion)) for prompt, completion in pairs]
+        rewards = iter(model([each for each in samples if each.completion]).tolist())
+        return [next(rewards) if each.completion else None for each in samples]
 
     reward.__name__ = model.name
     return reward
