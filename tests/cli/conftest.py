@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 from composition_world import fill_world
+from reward_world import fit_words, write_pairs
 
 from collegium.cli.main import main
 from collegium.models import load_base
+from collegium.rewards import DESIGNS
 from collegium.testing.library import snapshot
 from collegium.testing.pico import pico_base
 
@@ -92,3 +94,24 @@ def refused(ask, world):
         assert set(root.rglob("*/")) == folders
 
     return call
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory):
+    return write_pairs(tmp_path_factory.mktemp("pairs") / "pairs", "law", "code")
+
+
+@pytest.fixture(scope="session")
+def judged_once(pico_folder, pairs, tmp_path_factory):
+    root = tmp_path_factory.mktemp("judged")
+    for design in DESIGNS:
+        out = ("--out", root / "runs" / design)
+        assert main(fit_words(pairs, root / "college", design, design, pico_folder, *out)) == 0
+    return root / "college"
+
+
+@pytest.fixture
+def judged(judged_once, tmp_path, monkeypatch):
+    """A library with a reward model of every design, named after it, in the folder where commands run."""
+    monkeypatch.chdir(tmp_path)
+    return shutil.copytree(judged_once, tmp_path / "college")

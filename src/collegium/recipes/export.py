@@ -110,7 +110,7 @@ def _run_experts(config: ExportConfig, out: Path) -> dict[str, Any]:
     return {**told, **used, "files": files}
 
 
-def chosen_experts(library: Library, names: Sequence[str], *, task: str | None) -> list[Expert]:
+def chosen_experts(library: Library, names: Sequence[str], *, task: str | None = None) -> list[Expert]:
     """Return the experts of these names, all of a task (None = of any) where there are none.
 
     Raises UnknownName with the nearest.

@@ -77,8 +77,8 @@ def run(config: RewardFitConfig, *, watch: Watch) -> RunCard:
         for line in plan.lines():
             watch.say(line)
         return make_card("reward fit", config, {"plan": plan.to_json()}, time.perf_counter() - start)
-    library = Library(config.library, base=base, base_reference=kept_reference(config.base))
     folder = make_folder(run_folder("reward fit", config, config.out))
+    library = Library(config.library, base=base, base_reference=kept_reference(config.base))
     making = Making(
         base,
         library,
