@@ -5,6 +5,7 @@ from pathlib import Path
 
 import collegium
 import collegium.routers
+from collegium.rewards import DESIGNS
 
 ROOT = Path(__file__).parent.parent
 
@@ -79,3 +80,26 @@ def test_so_has_every_gate():
     for name, method in collegium.routers.GATES.items():
         assert getattr(collegium.routers, name) is method.build
         assert method.paper is None or f"`{method.paper}`" in papers
+
+
+def designs_told(page: str) -> dict[str, tuple[str | None, bool]]:
+    """Return design -> (key of its paper, whether a domain comes or goes alone), as a page's table says."""
+    rows = re.findall(r"^\| `(\w+)` \| (?:`(\w+)`|-) \| (by a new fit|alone) \|", page, flags=re.MULTILINE)
+    return {name: (paper or None, growth == "alone") for name, paper, growth in rows}
+
+
+def test_so_has_every_design_and_the_page_of_designs_says_what_they_are():
+    papers = (ROOT / "docs" / "papers.md").read_text()
+    page = (ROOT / "docs" / "ideas" / "rewards.md").read_text()
+    assert designs_told(page) == {name: (row.paper, row.grows) for name, row in DESIGNS.items()}
+    for key in (*(row.paper for row in DESIGNS.values() if row.paper), *re.findall(r"\[`(\w+)`\]", page)):
+        assert f"| `{key}` |" in papers
+
+
+def test_a_page_of_designs_that_is_out_of_date_is_seen():
+    assert designs_told("| `arliss` | `other2024` | by a new fit | r |\n") == {"arliss": ("other2024", False)}
+
+
+def test_papers_are_listed_once():
+    keys = re.findall(r"^\| `(\w+)` \| [A-Z]", (ROOT / "docs" / "papers.md").read_text(), flags=re.MULTILINE)
+    assert sorted(keys) == sorted(set(keys))

@@ -1,13 +1,12 @@
 """`reward fit / eval / score / grow / drop`: what they answer, write and leave alone."""
 
 import json
-import shutil
 
 import pandas
 import peft
 import pytest
 import torch
-from reward_world import QUICK, SAME, fit_words, rows_of, write_pairs, write_rows
+from reward_world import SAME, fit_words, rows_of, write_pairs, write_rows
 from transformers import AutoModelForSequenceClassification
 
 from collegium.cli.main import main
@@ -394,10 +393,3 @@ def test_a_plan_in_a_library_that_is_there_adds_nothing(ask, judged, pairs, pico
     before = snapshot(judged)
     assert ask(*fit_words(pairs, judged, "new", "arliss", pico_folder, "--dry-run"))[0] == 0
     assert snapshot(judged) == before
-    shutil.rmtree(judged)
-
-
-def test_settings_that_were_quick_are_on_the_card(judged):
-    recipe = Library(judged).card("arliss-law").recipe
-    assert (recipe["rank"], recipe["layers"], recipe["text_tokens"]) == (4, "top:1", 48)
-    assert "--rank" in QUICK
