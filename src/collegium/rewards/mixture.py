@@ -43,7 +43,6 @@ class MixtureJudges:
         self.plan = mixture_plan(adapter, experts, gates)
         self.experts = len(experts)
         self._gates, self._head, self._sizes = dict(gates), head, sizes
-        self._replaced = sum(each.numel() for path in gates for each in base.model.get_submodule(path).parameters())
 
     @property
     def resident(self) -> int:
@@ -52,10 +51,10 @@ class MixtureJudges:
 
     @property
     def active(self) -> int:
-        """The numbers that a token is read with: of the experts those that are asked, of the replaced blocks none."""
+        """The numbers that a token is read with: all of the base's, for the blocks replaced are run as well, the
+        adapter's, the gates', and of the experts those that are asked."""
         asked = max(gate.top_k or self.experts for gate in self._gates.values())
-        read = size_of(self.base) - self._replaced
-        return read + self._sizes[0] + min(asked, self.experts) * self._sizes[1] + self._gate_numbers
+        return size_of(self.base) + self._sizes[0] + min(asked, self.experts) * self._sizes[1] + self._gate_numbers
 
     @property
     def _gate_numbers(self) -> int:
