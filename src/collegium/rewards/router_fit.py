@@ -185,7 +185,6 @@ def fit_adapter_router(
                 if checkpoint is None
                 else Checkpoints(checkpoint, identity, every=loop.evaluate_every),
                 logger=logger,
-                rates={"head": config.head_rate("adapter")},
             )
             with torch.no_grad():
                 logits, truth = objective.all_dev()
