@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import geometric_mean
 
 from compared_tables import TABLES as COMPARED_TABLES
+from reward_tables import TABLES as REWARD_TABLES
 
 from collegium.recipes.report import heat_map
 
@@ -20,6 +21,7 @@ COMPARED = ROOT / "bench" / "compared" / "result.json"
 PICTURE = ROOT / "docs" / "img" / "demo.svg"
 README, CHOOSE, PERFORMANCE = ROOT / "README.md", ROOT / "docs" / "choose.md", ROOT / "docs" / "performance.md"
 COMPARED_PAGE = ROOT / "docs" / "compared.md"
+REWARDS, REWARDS_PAGE = ROOT / "bench" / "rewards", ROOT / "docs" / "rewards.md"
 SHOWN = ("base", "ensemble uniform", "merge uniform", "mix posterior", "ensemble posterior", "oracle")
 
 
@@ -201,6 +203,16 @@ def filled(text: str, mark: str, content: str) -> str:
     return f"{before}{begin}\n{content}\n{end}{after}"
 
 
+def rewards() -> list[tuple[Path, str, str]]:
+    """Return the tables of every committed comparison of reward models, each with its page and mark."""
+    found = {path.stem: json.loads(path.read_text()) for path in sorted(REWARDS.glob("*.json"))}
+    return [
+        (REWARDS_PAGE, f"{mark}-{base}", write(result))
+        for base, result in found.items()
+        for mark, write in REWARD_TABLES.items()
+    ]
+
+
 def main() -> int:
     """Write or check all."""
     run, full, compared = (json.loads(path.read_text()) for path in (RUN, FULL, COMPARED))
@@ -213,6 +225,7 @@ def main() -> int:
         (PERFORMANCE, "curves", curves()),
         (PERFORMANCE, "profiles", profiles()),
         *((COMPARED_PAGE, mark, write(compared)) for mark, write in COMPARED_TABLES.items()),
+        *rewards(),
     ]
     wanted = {PICTURE: picture(run)}
     for page, mark, content in tables:

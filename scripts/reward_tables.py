@@ -1,6 +1,6 @@
 """The tables of docs/rewards.md, from what bench/rewards/compare.py wrote."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
@@ -51,6 +51,10 @@ def matrix(result: Mapping[str, Any]) -> str:
         for name, own in judged["matrix"].items()
     ]
     return "\n".join(table(["accuracy on", *domains], rows))
+
+
+TABLES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {"rewards": designs, "matrix": matrix}
+"""Mark in the page -> what stands there."""
 
 
 def costs(each: Mapping[str, Any]) -> list[str]:

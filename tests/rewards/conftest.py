@@ -27,7 +27,7 @@ def library(base, corpus, tmp_path_factory):
     """A library with a reward model of every design, named after it."""
     library = Library(tmp_path_factory.mktemp("rewards") / "library", base=base)
     for design in DESIGNS:
-        config = replace(QUICK, passes=1.0) if design == "rodos" else QUICK
+        config = replace(QUICK, passes=2.0, learning_rate=3e-3) if design == "rodos" else QUICK
         options = DesignOptions(threshold=0.0)
         record = DESIGNS[design].fit(Making(base, library, corpus, design, config=config, options=options))
         record.save(library, design)

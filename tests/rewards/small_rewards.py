@@ -5,11 +5,11 @@ import random
 from collegium.data.preferences import Pair, PairCorpus, PairDomain
 from collegium.rewards import RewardConfig
 
-QUICK = RewardConfig(text_tokens=48, passes=2.0, rank=4, learning_rate=3e-3, batch=8, layers="top:1")
-"""Enough to move every weight; too little to learn."""
+QUICK = RewardConfig(text_tokens=48, passes=4.0, rank=4, learning_rate=1e-2, batch=8, layers="top:1")
+"""Enough to learn something in a second."""
 
 
-def domain_of(name, word, *, count=60, against="xyz"):
+def domain_of(name, word, *, count=60, against="qrs"):
     """Pairs whose better answer holds a word; the prompt begins with the domain's name."""
     draw = random.Random(name)
     pairs = []

@@ -16,7 +16,7 @@ ROUTED = [name for name, row in DESIGNS.items() if row.grows]
 
 @pytest.fixture(params=ROUTED)
 def made(request, base, tmp_path):
-    config = replace(QUICK, passes=1.0)
+    config = replace(QUICK, passes=2.0, learning_rate=3e-3)
     making = Making(
         base,
         Library(tmp_path / "library", base=base),

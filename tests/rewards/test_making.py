@@ -147,6 +147,10 @@ def test_a_record_comes_back_as_it_was(library):
         assert set(record.judges.values()) <= set(record.members)
 
 
+def test_the_judges_of_these_tests_have_learnt_something(library):
+    assert [name for name in library if library.card(name).warnings] == []
+
+
 def test_members_say_what_they_are_for(library):
     tasks = {name: library.card(name).task for name in library}
     assert set(tasks.values()) == {"reward", "classification"}
