@@ -284,5 +284,5 @@ def test_a_fresh_gate_weighs_almost_alike_and_follows_its_generator():
 def test_gates_that_cannot_be_are_refused():
     with pytest.raises(RoutingError, match=r"at least one expert \(top_k\), got 0"):
         SoftmaxGate(torch.zeros(3, 64), 0)
-    with pytest.raises(RoutingError, match="4 experts, the gate at 'here' is for 3"):
-        Group(NAMES, gates={"here": SoftmaxGate(torch.zeros(3, 64), 2)})
+    with pytest.raises(RoutingError, match="4 experts, the gate at 'here' is for 5"):
+        Group(NAMES, gates={"here": SoftmaxGate(torch.zeros(5, 64), 2)})

@@ -146,12 +146,7 @@ class TrlFit:
                 per_device_train_batch_size=self._config.batch,
                 learning_rate=loop.learning_rate,
                 lr_scheduler_type="constant",
-                weight_decay=loop.weight_decay,
-                adam_beta1=loop.betas[0],
-                adam_beta2=loop.betas[1],
-                adam_epsilon=loop.epsilon,
                 max_grad_norm=loop.clip,
-                optim="adamw_torch_fused",
                 train_sampling_strategy="sequential",
                 max_length=None,
                 activation_checkpointing=False,
@@ -169,10 +164,27 @@ class TrlFit:
                 train_dataset=self._rows,
                 processing_class=self._tokenizer,
                 callbacks=[listener(clock, loop)],
+                optimizers=(self._optimiser(loop), None),
             )
             trainer.remove_callback(transformers.PrinterCallback)
             trainer.train()
         return clock
+
+
+    def _optimiser(self, loop: LoopConfig) -> torch.optim.AdamW:
+        """Return TRL's own choice of optimiser with our settings, a head as slow as ours."""
+        named = [(name, each) for name, each in self.model.named_parameters() if each.requires_grad]
+        heads = [each for name, each in named if ".score." in name]
+        others = [each for name, each in named if ".score." not in name]
+        slow = self._config.head_rate("adapter")
+        return torch.optim.AdamW(
+            [{"params": others, "rate": 1.0}, {"params": heads, "rate": slow}],
+            lr=loop.learning_rate,
+            betas=loop.betas,
+            eps=loop.epsilon,
+            weight_decay=loop.weight_decay,
+            fused=True,
+        )
 
 
 def _peer_names(parts: Mapping[str, LoraWeights], head: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -176,7 +176,10 @@ class _Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
 
 
 def listener(clock: StepClock, loop: LoopConfig) -> Any:  # noqa: ANN401 - a transformers callback
-    """Return a callback that tells our clock of each step, and sets the learning rate that ours has in that step."""
+    """Return a callback that tells our clock of each step, and sets the learning rate that ours has in that step.
+
+    A group of parameters that has a `rate` moves at that multiple of it.
+    """
     from transformers import TrainerCallback
 
     class Listener(TrainerCallback):
@@ -192,7 +195,7 @@ def listener(clock: StepClock, loop: LoopConfig) -> Any:  # noqa: ANN401 - a tra
             **rest: Any,  # noqa: ANN401
         ) -> None:
             for group in rest["optimizer"].param_groups:
-                group["lr"] = learning_rate_at(state.global_step + 1, loop)
+                group["lr"] = group.get("rate", 1.0) * learning_rate_at(state.global_step + 1, loop)
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **rest: Any) -> None:  # noqa: ANN401
             if logs and "loss" in logs:
