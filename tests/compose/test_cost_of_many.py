@@ -1,5 +1,6 @@
 """What comes, is swapped or goes costs as much work among 1,000 experts as among 10; counted in calls, not in time."""
 
+import gc
 import shutil
 import sys
 from collections import Counter
@@ -42,11 +43,13 @@ def counted():
         elif event == "c_call":
             calls[argument.__name__] += 1
 
+    gc.disable()  # what others do when rubbish is collected is not our work
     sys.setprofile(note)
     try:
         yield calls
     finally:
         sys.setprofile(None)
+        gc.enable()
 
 
 def difference(few, many):
