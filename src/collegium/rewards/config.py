@@ -16,7 +16,7 @@ from collegium.train import LoopConfig, check_rules
 Trained = Literal["adapter", "ffn", "whole"]
 """What of a base is trained."""
 
-RATES: Mapping[Trained, float] = {"adapter": 1e-3, "ffn": 2e-4, "whole": 2e-5}
+RATES: Mapping[Trained, float] = {"adapter": 1e-3, "ffn": 2e-4, "whole": 2e-4}
 """Peak learning rates where none is given."""
 
 HEAD_RATE = 1e-4
@@ -56,7 +56,7 @@ class RewardConfig:
     margin_scale: float = 0.0
     """How much of the pairs' own margins is asked for as a difference of rewards; 0 = margins are not looked at."""
     learning_rate: float | None = None
-    """Its peak; None = 0.001 for adapters, 0.0002 for feed-forward experts, 0.00002 for whole models."""
+    """Its peak; None = 0.001 for adapters, 0.0002 for feed-forward experts and whole models."""
     warmup: float = 0.08
     """Share of the steps in which the learning rate grows to its peak; afterwards a cosine to a tenth."""
     weight_decay: float = 0.01
