@@ -40,19 +40,20 @@ def run(words: list[str]) -> tuple[dict[str, Any], float]:
 
 def compared(base: str, name: str, pairs: Path, folder: Path) -> dict[str, Any]:
     """Return what fitting and judging one design gave; what was done before is read."""
-    kept = folder / f"{name}.json"
-    if kept.is_file():
-        return json.loads(kept.read_text())
-    design, *options = DESIGNS[name]
-    library = folder / "library"
-    fit = ["reward", "fit", str(pairs), "--design", design, *options, "--base", base, "--library", str(library)]
-    fitted, fit_seconds = run([*fit, "--as", name, "--out", str(folder / f"fit-{name}")])
-    judged, eval_seconds = run(
-        ["reward", "eval", str(pairs), "--model", f"{library}#{name}", "--out", str(folder / f"eval-{name}")]
-    )
-    found = {"fit": fitted, "eval": judged, "fit_seconds": fit_seconds, "eval_seconds": eval_seconds}
-    kept.write_text(json.dumps(found))
-    return found
+    library, design = folder / "library", DESIGNS[name]
+    fit = ["reward", "fit", str(pairs), "--design", *design, "--base", base, "--library", str(library), "--as", name]
+    judge = ["reward", "eval", str(pairs), "--model", f"{library}#{name}"]
+    fitted, fit_seconds = once(folder / f"fit-{name}.json", [*fit, "--out", str(folder / f"fit-{name}")])
+    judged, eval_seconds = once(folder / f"eval-{name}.json", [*judge, "--out", str(folder / f"eval-{name}")])
+    return {"fit": fitted, "eval": judged, "fit_seconds": fit_seconds, "eval_seconds": eval_seconds}
+
+
+def once(kept: Path, words: list[str]) -> tuple[dict[str, Any], float]:
+    """Return what `run` does, read where it was run before."""
+    if not kept.is_file():
+        kept.write_text(json.dumps(run(words)))
+    found, seconds = json.loads(kept.read_text())
+    return found, seconds
 
 
 def main(base: str, folder: Path) -> None:
