@@ -170,7 +170,6 @@ class TrlFit:
             trainer.train()
         return clock
 
-
     def _optimiser(self, loop: LoopConfig) -> torch.optim.AdamW:
         """Return TRL's own choice of optimiser with our settings, a head as slow as ours."""
         named = [(name, each) for name, each in self.model.named_parameters() if each.requires_grad]
