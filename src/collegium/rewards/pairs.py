@@ -125,7 +125,7 @@ class PairObjective:
         batch = pairs.texts.take(texts)
         trunk = contextlib.nullcontext() if states is None else states.given(texts, batch.tokens.shape[1])
         with computing_in(self.dtype, self.base), trunk:
-            states = pooled(self.base, batch, plan=self.plan, reading=self.reading, trace=trace)[0]
-        found = self.head(states)  # in float32, whatever the products are computed in
+            read = pooled(self.base, batch, plan=self.plan, reading=self.reading, trace=trace)[0]
+        found = self.head(read)  # in float32, whatever the products are computed in
         own = pairs.domains[rows].repeat_interleave(2).to(found.device) if found.shape[1] > 1 else 0
         return found[torch.arange(len(found), device=found.device), own].view(-1, 2)
