@@ -1,16 +1,14 @@
 """Every form of preferences is read alike from every kind of file; everything else says what is wrong."""
 
-import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import hypothesis
 import numpy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from preference_forms import FORMS, Row, Write, answer, said, said_of, turn, user, write_rows
 
 from collegium.core.cards import Source
 from collegium.core.errors import DataError
@@ -18,74 +16,12 @@ from collegium.data import (
     Message,
     Pair,
     PairCorpus,
-    describe_preferences,
     holds_preferences,
     preferences_from_dataset,
     preferences_from_rows,
     read_domains,
     read_preferences,
 )
-
-Write = Callable[[dict[str, str | bytes]], Path]
-Row = Mapping[str, Any]
-
-
-def turn(role: str, content: str) -> dict[str, str]:
-    return {"role": role, "content": content}
-
-
-def user(content: str) -> list[dict[str, str]]:
-    return [turn("user", content)]
-
-
-def answer(content: str) -> list[dict[str, str]]:
-    return [turn("assistant", content)]
-
-
-FORMS: dict[str, list[dict[str, Any]]] = {
-    "explicit": [{"prompt": f"{n}+1=", "chosen": f"{n + 1}", "rejected": "no, none"} for n in range(3)],
-    "implicit": [{"chosen": f"{n}+1 is {n + 1}", "rejected": f"{n}+1 is none"} for n in range(3)],
-    "chats": [{"prompt": user(f"{n}+1?"), "chosen": answer(f"{n + 1}"), "rejected": answer("no")} for n in range(3)],
-    "implicit chats": [
-        {"chosen": user(f"{n}+1?") + answer(f"{n + 1}"), "rejected": user(f"{n}+1?") + answer("no")} for n in range(3)
-    ],
-    "labels": [{"prompt": f"{n}+1=", "completion": f"{n + k}", "label": k == 1} for n in range(3) for k in (1, 2)],
-    "chats with labels": [
-        {"prompt": user(f"{n}?"), "completion": answer(f"{n + k}"), "label": k == 1} for n in range(3) for k in (1, 2)
-    ],
-    "ratings": [{"prompt": f"{n}+1=", "completion": f"{n + k}", "rating": 4.5 / k} for n in range(3) for k in (1, 2)],
-    "extras": [
-        {"prompt": "1", "chosen": 'a "quoted", one', "rejected": "b\nc", "margin": 0.5, "group": "chat 1"},
-        {"prompt": "2", "chosen": "a", "rejected": "b", "margin": None, "group": None},
-    ],
-}
-
-
-def write_rows(path: Path, rows: Sequence[Row]) -> Path:
-    """Write rows as the suffix says."""
-    import pyarrow
-    import pyarrow.csv
-    import pyarrow.parquet
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    elif path.suffix == ".parquet":
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist([dict(row) for row in rows]), path)
-    else:
-        spelled = [{name: as_cell(value) for name, value in row.items()} for row in rows]
-        pyarrow.csv.write_csv(pyarrow.Table.from_pylist(spelled), path)
-    return path
-
-
-def as_cell(value: object) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def said(pairs: Sequence[Pair]) -> list[tuple[object, ...]]:
-    return [(each.prompt, each.chosen, each.rejected, each.margin, each.group) for each in pairs]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -445,55 +381,3 @@ def test_a_corpus_keeps_the_order_of_files(tmp_path: Path) -> None:
         write_rows(tmp_path / f"{name}.jsonl", FORMS["explicit"])
     corpus: PairCorpus = read_preferences(tmp_path)
     assert corpus.names == ("a", "b", "c")
-
-
-LEAVES = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(),
-    st.floats(),
-    st.text(st.characters(), max_size=5),
-    st.just([turn("user", "a")]),
-)
-VALUES = st.recursive(
-    LEAVES | st.sampled_from([user("a"), answer("b"), '[{"role": 1', "[{'role':", "[]", "Assistant:"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["role", "content", "a"]), inner),
-    max_leaves=6,
-)
-FIELDS = ["prompt", "chosen", "rejected", "completion", "label", "rating", "margin", "group", "topic"]
-NAMES = st.sampled_from(FIELDS) | st.text(st.characters(), max_size=50)
-ROWS = st.lists(st.dictionaries(NAMES, VALUES, max_size=6), max_size=6)
-
-
-def said_of(error: DataError) -> None:
-    """Check that a message can be shown."""
-    assert len(str(error).encode()) < 2000
-
-
-@hypothesis.settings(max_examples=400)
-@given(ROWS, st.booleans(), st.sampled_from([{}, {"name": "a"}, {"domain_column": "topic"}]))
-def test_whatever_stands_in_rows_is_read_or_refused_in_words(
-    rows: list[dict[str, Any]], drop: bool, options: dict[str, str]
-) -> None:
-    try:
-        corpus = preferences_from_dataset(rows, drop_unusable=drop, **options)
-    except DataError as error:
-        said_of(error)
-    else:
-        describe_preferences(corpus)
-        for pair in (pair for domain in corpus for pair in domain.pairs):
-            pair.identity.encode()
-            pair.hash.encode()
-            assert pair.chosen != pair.rejected
-
-
-@given(st.lists(st.tuples(*[st.text(st.characters(codec="utf-8"), max_size=9)] * 4), max_size=4))
-def test_whatever_stands_in_a_table_is_read_or_refused_in_words(
-    tmp_path_factory: pytest.TempPathFactory, cells: list[tuple[str, ...]]
-) -> None:
-    path = tmp_path_factory.mktemp("table") / "a.csv"
-    for names in (("prompt", "chosen", "rejected", "margin"), ("prompt", "completion", "rating", "group")):
-        quoted = ['"' + cell.replace('"', '""') + '"' for row in (names, *cells) for cell in row]
-        path.write_bytes("\n".join(",".join(quoted[n : n + 4]) for n in range(0, len(quoted), 4)).encode())
-        with contextlib.suppress(DataError):
-            describe_preferences(read_preferences(path, drop_unusable=True))
