@@ -12,12 +12,13 @@ import torch
 
 
 def machine_line() -> str:
-    """Return one line: processor, cores, threads, memory, accelerator, system, Python and torch."""
+    """Return one line: processor and what it calculates with, cores, threads, memory, accelerator, system, versions."""
     memory = psutil.virtual_memory().total / 2**30
     accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else "no accelerator"
     return (
-        f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {memory:.0f} GiB, {accelerator}, "
-        f"{platform.system()} {platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}"
+        f"{_processor()} ({_instructions()}), {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
+        f"{memory:.0f} GiB, {accelerator}, {platform.system()} {platform.machine()}, "
+        f"Python {platform.python_version()}, torch {torch.__version__}"
     )
 
 
@@ -47,7 +48,16 @@ def resident_bytes() -> int:
 
 
 def _processor() -> str:
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    names = [line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith("model name")]
     return names[0] if names else platform.processor() or "unknown processor"
+
+
+def _instructions() -> str:
+    """Return the widest that torch uses: processors of one name differ in them, and by them in speed."""
+    fast = any(line.startswith("flags") and "_bf16" in line for line in _cpuinfo())
+    return torch.backends.cpu.get_cpu_capability() + (" with bfloat16" if fast else "")
+
+
+def _cpuinfo() -> list[str]:
+    information = Path("/proc/cpuinfo")
+    return information.read_text().splitlines() if information.exists() else []
