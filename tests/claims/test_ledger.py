@@ -84,7 +84,13 @@ def test_the_committed_ledger_names_experiments_that_exist():
     claims = read_ledger()
     assert {claim.experiment for claim in claims} <= set(EXPERIMENTS)
     assert {claim.scale for claim in claims} >= {"exact", "toy", "small"}
-    numbers = {"M": (*range(1, 13), 15, 16, 17), "B": range(1, 8), "C": range(1, 8), "R": range(1, 12)}
+    numbers = {
+        "M": (*range(1, 13), 15, 16, 17),
+        "B": range(1, 8),
+        "C": range(1, 8),
+        "R": range(1, 12),
+        "D": range(1, 17),
+    }
     assert {claim.id for claim in claims} == {f"{letter}{each}" for letter, own in numbers.items() for each in own}
 
 

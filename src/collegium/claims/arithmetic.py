@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from collegium.claims.experiment import Experiment, PieceResult, Place
+from collegium.claims.experiment import Place, one_piece
 from collegium.experts.algebra import (
     compress,
     delta_of_adapter,
@@ -19,10 +19,6 @@ from collegium.testing.pico import pico_base, random_adapter
 
 WEIGHTS = (-0.5, 0.25, 0.5, 0.9)
 """Weights a of the sum a * one + (1 - a) * two."""
-
-
-def _run(piece: str, place: Place) -> Mapping[str, float]:
-    return {"negation": negation, "cross_terms": cross_terms}[piece](place)
 
 
 def negation(place: Place) -> dict[str, float]:
@@ -93,8 +89,4 @@ def _largest(misses: Mapping[str, Tensor]) -> float:
     return max(float(miss.abs().max()) for miss in misses.values())
 
 
-def _merged(done: Mapping[str, PieceResult]) -> dict[str, float]:
-    return {name: value for piece in done.values() for name, value in piece.items()}
-
-
-ARITHMETIC = {name: Experiment(pieces=(name,), run=_run, measure=_merged) for name in ("negation", "cross_terms")}
+ARITHMETIC = {name: one_piece(name, law) for name, law in {"negation": negation, "cross_terms": cross_terms}.items()}

@@ -54,3 +54,13 @@ class Experiment:
     once: tuple[str, ...] = ()
     rows: Callable[[Mapping[str, PieceResult]], Sequence[Mapping[str, Any]]] = _no_rows
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def one_piece(name: str, compute: Callable[[Place], Mapping[str, float]]) -> Experiment:
+    """Return the experiment of a law: one piece a seed, which is its numbers."""
+
+    def run(piece: str, place: Place) -> PieceResult:
+        del piece
+        return compute(place)
+
+    return Experiment(pieces=(name,), run=run, measure=lambda done: done[name])

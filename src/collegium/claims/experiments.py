@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from collegium.claims.align_laws import ALIGN_LAWS
+from collegium.claims.align_work import TOY_ALIGN
 from collegium.claims.arithmetic import ARITHMETIC
 from collegium.claims.averaging import PICO_AVERAGES
 from collegium.claims.clusters import TOY_CLUSTERS
@@ -38,7 +40,7 @@ def _small_texts() -> SmallTexts:
     return demo_texts(cache_folder() / "claims-texts")
 
 
-_LAWS = {**LAWS, **GATE_LAWS, **ARITHMETIC, **COUNTS, **REWARD_LAWS}
+_LAWS = {**LAWS, **GATE_LAWS, **ARITHMETIC, **COUNTS, **REWARD_LAWS, **ALIGN_LAWS}
 
 EXPERIMENTS: Mapping[str, Experiment] = {
     "toy_bigrams": TOY_BIGRAMS,
@@ -48,5 +50,6 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "private": private_experiment(PrivateSettings(), DOMAINS, base=_small_base, texts=_small_texts),
     "small_algebra": algebra_experiment(ALGEBRA, base=_algebra_base, texts=_small_texts),
     **REWARDS,
+    "toy_align": TOY_ALIGN,
     **{f"law_{name}": law for name, law in _LAWS.items()},
 }

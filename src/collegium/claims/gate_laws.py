@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from collegium.claims.experiment import Experiment, PieceResult, Place
+from collegium.claims.experiment import Place, one_piece
 from collegium.core.cards import ExpertCard
 from collegium.core.files import file_hash
 from collegium.core.randomness import generator
@@ -106,12 +106,4 @@ def changed(before: Mapping[str, Prototypes], after: Mapping[str, Prototypes]) -
     )
 
 
-def _run(piece: str, place: Place) -> Mapping[str, float]:
-    return {"prototypes": invariance, "prototype_growth": growth}[piece](place)
-
-
-def _merged(done: Mapping[str, PieceResult]) -> dict[str, float]:
-    return {name: value for piece in done.values() for name, value in piece.items()}
-
-
-GATE_LAWS = {name: Experiment(pieces=(name,), run=_run, measure=_merged) for name in ("prototypes", "prototype_growth")}
+GATE_LAWS = {name: one_piece(name, law) for name, law in {"prototypes": invariance, "prototype_growth": growth}.items()}

@@ -15,7 +15,7 @@ from torch import Tensor
 from collegium.claims import bigrams
 from collegium.claims.clusters import cluster_weights
 from collegium.claims.counting import CountingModel, CountingVoices
-from collegium.claims.experiment import Experiment, PieceResult, Place
+from collegium.claims.experiment import Place, one_piece
 from collegium.claims.small_growth import answers, digests
 from collegium.compose import Ensemble, SeparateVoices, SlotVoices, attach_expert
 from collegium.core.protocols import RouterRecipe, Shelf
@@ -36,10 +36,6 @@ _APART = FitConfig(
 )
 """Enough training for experts of other letters to find each other's texts most unlikely."""
 _FIT = FitConfig(rank=2, steps=4, batch=2, window=32, dev_tokens=128, evaluate_every=2, patience=0, threads=1)
-
-
-def _run(piece: str, place: Place) -> Mapping[str, float]:
-    return {"bound": bound, "growth": growth, "limits": limits, "counts": counts, "parallel": parallel}[piece](place)
 
 
 def bound(place: Place) -> dict[str, float]:
@@ -201,11 +197,13 @@ def fitted_digests(seed: int, order: tuple[str, ...]) -> dict[str, str]:
     return {name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in tensors.items()}
 
 
-def _merged(done: Mapping[str, PieceResult]) -> dict[str, float]:
-    return {name: value for piece in done.values() for name, value in piece.items()}
-
-
 LAWS = {
-    name: Experiment(pieces=(name,), run=_run, measure=_merged)
-    for name in ("bound", "growth", "limits", "counts", "parallel")
+    name: one_piece(name, law)
+    for name, law in {
+        "bound": bound,
+        "growth": growth,
+        "limits": limits,
+        "counts": counts,
+        "parallel": parallel,
+    }.items()
 }

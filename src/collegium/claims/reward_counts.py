@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from collegium.claims.experiment import Experiment, PieceResult, Place
+from collegium.claims.experiment import Place, one_piece
 from collegium.core.cards import ExpertCard, Fingerprint
 from collegium.experts import AdapterPayload, Expert, FitConfig, adapter_payload
 from collegium.experts.fit import ALIKE
@@ -147,12 +147,4 @@ def tensors_of(expert: Expert) -> list[Tensor]:
     return [head.weight, *(each for part in payload.adapter.values() for each in part.tensors.values())]
 
 
-def _run(piece: str, place: Place) -> PieceResult:
-    return {"resident": resident}[piece](place)
-
-
-def _measure(done: Mapping[str, PieceResult]) -> dict[str, float]:
-    return dict(done["resident"])
-
-
-COUNTS = {"resident": Experiment(pieces=("resident",), run=_run, measure=_measure)}
+COUNTS = {name: one_piece(name, law) for name, law in {"resident": resident}.items()}

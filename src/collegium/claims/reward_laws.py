@@ -1,13 +1,12 @@
 """Exact claims on routed reward models: laws of misrouting, growth and switching, on pico models. R5, R6, R7."""
 
 import tempfile
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from collegium.claims.experiment import Experiment, PieceResult, Place
+from collegium.claims.experiment import Place, one_piece
 from collegium.core.samples import Sample
 from collegium.data.preferences import PairCorpus
 from collegium.data.synthetic_preferences import conflicting_domains, toy_domains
@@ -136,14 +135,7 @@ def switching(place: Place) -> dict[str, float]:
     }
 
 
-def _run(piece: str, place: Place) -> PieceResult:
-    return {"misrouting": misrouting, "reward_growth": reward_growth, "switching": switching}[piece](place)
-
-
-def _merged(done: Mapping[str, PieceResult]) -> dict[str, float]:
-    return {name: value for piece in done.values() for name, value in piece.items()}
-
-
 REWARD_LAWS = {
-    name: Experiment(pieces=(name,), run=_run, measure=_merged) for name in ("misrouting", "reward_growth", "switching")
+    name: one_piece(name, law)
+    for name, law in {"misrouting": misrouting, "reward_growth": reward_growth, "switching": switching}.items()
 }

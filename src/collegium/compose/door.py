@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from collegium.compose.context import adapter_in_context, is_on_composition
 from collegium.compose.ensemble import Ensemble
 from collegium.compose.gated import GatedMix
 from collegium.compose.joined import JoinedVoices, SeparateVoices
@@ -16,7 +17,7 @@ from collegium.core.protocols import Shelf
 from collegium.core.routing import BASE
 from collegium.experts import AdapterPayload, Expert, average_whole, open_whole
 from collegium.library import Library
-from collegium.models import Adapter, Base
+from collegium.models import Base
 from collegium.routers import Recipe, default
 from collegium.routers.gates import GateRecipe
 
@@ -87,7 +88,7 @@ class Cast:
 
 
 def assemble(base: Base, library: Library) -> Cast:
-    """Return the library's language experts attached to the base.
+    """Return the library's language experts attached to the base; those on a composition are opened by themselves.
 
     Raises LibraryError when there is none, IncompatibleExpert when one was made for another base.
     """
@@ -96,6 +97,8 @@ def assemble(base: Base, library: Library) -> Cast:
     for name in library.names(task="language"):
         card = library.card(name)
         check_base(card, base)
+        if is_on_composition(card):
+            continue
         if card.kind == "whole":
             whole[name] = open_whole(library[name], base)
         else:
@@ -137,13 +140,8 @@ def _offer(base: Base, library: Library, name: str) -> str:
     """Offer an adapter expert to the base, which reads it on first use, and return the key it is offered under."""
     key = f"{name}@{(library.expert_digest(name) or '')[:16]}"
 
-    def read() -> Adapter:
-        payload = library[name].payload
-        assert isinstance(payload, AdapterPayload)
-        return payload.adapter
-
     if key not in base.attached:
-        base.offer(key, read)
+        base.offer(key, lambda: adapter_in_context(library, name))
     return key
 
 

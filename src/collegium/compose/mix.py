@@ -33,14 +33,24 @@ class Mix:
     scored with one row per expert, and the weights at its end are held.
     """
 
-    def __init__(self, base: Base, keys: Mapping[str, str], router: PrefixRouter, *, top_k: int | None = None) -> None:
+    def __init__(
+        self,
+        base: Base,
+        keys: Mapping[str, str],
+        router: PrefixRouter,
+        *,
+        top_k: int | None = None,
+        heard: Base | None = None,
+    ) -> None:
         """Keep the base, its attached adapters by expert name, and the router.
 
+        heard: the base whose experts' likelihoods the router is told, default = the same.
         Raises RoutingError when the router knows an expert that is not attached, or top_k is less than 1.
         """
         check_parts(router, (*keys, BASE), top_k)
         self.base, self.keys, self.router, self.top_k = base, dict(keys), router, top_k
-        self._voices = SlotVoices(base, keys)
+        self.heard = heard or base
+        self._voices = SlotVoices(self.heard, keys)
 
     @property
     def tokenizer(self) -> Tokenizer | None:
@@ -86,7 +96,7 @@ class Mix:
         )
         return Routing(self.experts, last_weights(routing, context), kind=routing.kind)
 
-    def _plan(self, routing: Routing, *, also: Collection[str] = ()) -> RowPlan:
+    def plan(self, routing: Routing, *, also: Collection[str] = ()) -> RowPlan:
         """Return the blend of the experts with any weight, and of those attached as `also`, at weight 0 if need be."""
         names = tuple(name for name in self.experts if name != BASE)
         weights = dense_weights(routing, (*names, BASE))[..., :-1]
@@ -106,7 +116,7 @@ class Mix:
         """Return each token's log-probability given those before it; 0 for i < context and for padding."""
         many = row_lengths(tokens, lengths)
         read = row_context(context, many)
-        plan = self._plan(self.routing(tokens, lengths=many, context=read))
+        plan = self.plan(self.routing(tokens, lengths=many, context=read))
         return self.base.score_rows(tokens, lengths=many, plan=plan, scored=after_context(tokens, read))[0]
 
     @torch.no_grad()
@@ -118,7 +128,7 @@ class Mix:
         context: int | Int[Tensor, " batch"] = 1,
     ) -> Float[Tensor, "batch seq vocab"]:
         """Return the distribution over the next token at every position."""
-        plan = self._plan(self.routing(tokens, lengths=lengths, context=context))
+        plan = self.plan(self.routing(tokens, lengths=lengths, context=context))
         return self.base.logprobs_rows(tokens, plan=plan)[0]
 
     @torch.no_grad()
@@ -140,7 +150,7 @@ class Mix:
         routing = routing.top_k(self.top_k)
         last = Routing(self.experts, last_weights(routing, lengths), kind=routing.kind)
         read = int(lengths.sum()) if held else 0
-        return Asked(self.base, self._plan(routing), lambda rows: MixDecoding(self, rows, state, last), read)
+        return Asked(self.base, self.plan(routing), lambda rows: MixDecoding(self, rows, state, last), read)
 
 
 class MixDecoding:
@@ -170,7 +180,7 @@ class MixDecoding:
         weights = routing.top_k(self.model.top_k).dense()[:, -1:].expand(len(tokens), -1, -1)
         self.routing = Routing(self.model.experts, weights, kind=routing.kind)
         # Whoever spoke stays in the plan, silent or not: stacks are made anew only when somebody comes in.
-        self.rows.step(tokens, self.model._plan(self.routing, also=self.rows.rows.names))
+        self.rows.step(tokens, self.model.plan(self.routing, also=self.rows.rows.names))
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
         """Go on with these texts alone."""

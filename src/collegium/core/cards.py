@@ -56,6 +56,8 @@ class ExpertCard:
     constants:   what belongs to the weights and is no weight: how a judge pools a text and cuts it, its domain's mean
                  and deviation.
     parents:     names and payload checksums of the experts it was branched or merged from.
+    context:     what it is a change of, where that is not the bare base: `experts`, with their weights, or the
+                 `reference` of a composition. It says nothing sensible without.
     payload:     file name -> sha256.
     """
 
@@ -72,6 +74,7 @@ class ExpertCard:
     recipe_hash: str = ""
     constants: Mapping[str, Any] = field(default_factory=dict)
     parents: Mapping[str, str] = field(default_factory=dict)
+    context: Mapping[str, Any] = field(default_factory=dict)
     payload: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     created: str = ""
@@ -196,6 +199,14 @@ def _payload(value: object) -> bool:
     )
 
 
+def _context(value: object) -> bool:
+    if not isinstance(value, dict) or len(value) > 1 or set(value) - {"experts", "reference"}:
+        return False
+    weights = value.get("experts", {})
+    numbers = isinstance(weights, dict) and all(type(each) in (int, float) for each in weights.values())
+    return numbers and isinstance(value.get("reference", ""), str)
+
+
 _PLAIN_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _CARD_FIELDS: Mapping[str, Callable[[object], object]] = {
@@ -212,6 +223,7 @@ _CARD_FIELDS: Mapping[str, Callable[[object], object]] = {
     "recipe_hash": lambda value: isinstance(value, str),
     "constants": _table,
     "parents": _text_table,
+    "context": _context,
     "payload": _payload,
     "warnings": _texts,
     "created": lambda value: isinstance(value, str),

@@ -14,6 +14,7 @@ CollegiumError                     a user's mistake or a broken surrounding; the
 ├── RoutingError
 │   └── StaleRouter                the library changed since the router was fitted
 ├── TrainingError                  loss not finite, or diverged
+├── TargetError                    a target out of reach, or a feature that fails
 └── ResourceError                  disk full, memory exhausted, missing extra
 """
 
@@ -72,6 +73,10 @@ class StaleRouter(RoutingError):
 
 class TrainingError(CollegiumError):
     """A fit stopped because its loss is not finite or diverged."""
+
+
+class TargetError(CollegiumError):
+    """A target cannot be reached, or one of its features fails."""
 
 
 class ResourceError(CollegiumError):

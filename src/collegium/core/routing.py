@@ -55,7 +55,7 @@ class Routing:
     def _check_simplex(self) -> None:
         if (self.weights < 0).any():
             raise RoutingError(f"simplex weights are non-negative, got {float(self.weights.min()):.4g}.")
-        gap = float((self.weights.sum(-1) - 1).abs().max()) if self.weights.numel() else 0.0
+        gap = float((self.weights.detach().sum(-1) - 1).abs().max()) if self.weights.numel() else 0.0
         if gap > _SUM_TOLERANCE:
             raise RoutingError(f"simplex weights sum to 1 (counting `base`), off by {gap:.2g}.")
 

@@ -19,7 +19,7 @@ from collegium.infer.tables import (
     score_text,
     window_nats,
 )
-from collegium.infer.writing import Generation
+from collegium.infer.writing import Generation, end_tokens
 
 __all__ = [
     "Engine",
@@ -39,6 +39,7 @@ __all__ = [
     "best_experts",
     "bits_per_byte",
     "chat_prompt",
+    "end_tokens",
     "ensemble_scores",
     "evaluate_scores",
     "fill_table",

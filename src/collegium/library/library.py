@@ -180,15 +180,15 @@ class Library:
         leaving = pending(self.path)
         return tuple(each for each in descendants(self._index.rows(), name) if f"experts/{each}" not in leaving)
 
-    def filter(self, names: Collection[str]) -> "Library":
+    def filter(self, names: Collection[str] | None) -> "Library":
         """Return the library of these experts alone: a view, to which none can be added and from which none removed.
 
-        Raises UnknownName.
+        None gives all of them again. Raises UnknownName.
         """
-        for name in names:
+        for name in names or ():
             self._row(name)
         view = copy.copy(self)
-        view._only = frozenset(names)
+        view._only = None if names is None else frozenset(names)
         return view
 
     def verify(self) -> dict[str, list[str]]:

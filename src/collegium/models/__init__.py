@@ -1,6 +1,6 @@
 """Base models, the slots where experts change them, and the executor that runs many rows at once."""
 
-from collegium.models.base import Base, after_context, segment_positions
+from collegium.models.base import Base
 from collegium.models.convert import pinned_folder
 from collegium.models.decoding import BaseDecoding, RowDecoding
 from collegium.models.device import Machine, choose_device, choose_dtype, inspect_machine, memory_errors, memory_of
@@ -17,6 +17,7 @@ from collegium.models.parts import (
     PrefixWeights,
     lora_parts,
 )
+from collegium.models.positions import after_context, segment_positions
 from collegium.models.rows import BASE_ROWS, NOBODY, Group, RowPlan, Rows
 from collegium.models.seats import RowReader, Seat, positions_of, seat_rows
 from collegium.models.sites import Site

@@ -1,5 +1,6 @@
 """The base model: a transformers model, unmodified, through which any number of experts can speak or read at once."""
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,7 +17,8 @@ from collegium.models.architectures import longest_text, reads_in_order
 from collegium.models.fingerprint import memory_fingerprint
 from collegium.models.fold import folded_digest, folded_model, weighted_deltas
 from collegium.models.parts import Adapter
-from collegium.models.rows import BASE_ROWS, RowPlan, Rows
+from collegium.models.positions import after_context, segment_positions
+from collegium.models.rows import BASE_ROWS, RowPlan, Rows, dressed
 from collegium.models.sites import Site, choose_sites, expert_sites, find_blocks, parse_layers, site_module
 from collegium.models.slots import OpenTrace, Run, Slots, Source, Trace
 from collegium.models.tail import Tail, check_tail, find_tail, log_probs, target_log_probs, target_nats
@@ -54,6 +56,7 @@ class Base:
         self.output: Tail | None = find_tail(whole, self.config)
         self.sites: dict[str, Site] = expert_sites(model, self.blocks, self.config)
         self._slots = Slots(model, self.blocks, self.sites)
+        self.worn: tuple[str, ...] = ()
         if self.output is not None:
             check_tail(whole, self.inner, self.output)
         self.causal: bool = self.speaks or reads_in_order(whole, self.inner)
@@ -178,6 +181,17 @@ class Base:
         Raises UnknownName, or ResourceError when together they take more than `expert_memory_bytes`.
         """
         return self._slots.adapters(tuple(names))
+
+    def wearing(self, name: str) -> "Base":
+        """Return this base with one more attached expert in every row, whatever experts a plan gives the row.
+
+        Model, attached experts and fingerprint are shared. What is composed on the base that wears one is what is
+        composed on this one, each of its rows changed alike. Raises UnknownName.
+        """
+        self._slots.require((name,))
+        worn = copy.copy(self)
+        worn.worn = (*self.worn, name)
+        return worn
 
     def folded(self, weights: Mapping[str, float]) -> "Base":
         """Return a base of its own with the weighted adapters folded into its matrices; the other tensors are shared.
@@ -315,6 +329,7 @@ class Base:
         read: Bool[Tensor, "text seq"] | None = None,
     ) -> Iterator[Run]:
         """Let the model follow rows inside the `with`; for the row executor, not for users."""
+        rows = dressed(rows, self.worn) if self.worn else rows
         with self._slots.running(rows, dtype=self.dtype, first=first, trace=trace, read=read) as run:
             yield run
 
@@ -363,27 +378,3 @@ class Base:
 def as_rows(plan: RowPlan | Rows, texts: int) -> Rows:
     """Return a plan's rows over so many texts; rows are as they are."""
     return plan if isinstance(plan, Rows) else plan.rows(texts)
-
-
-def segment_positions(segments: Int[Tensor, "batch seq"]) -> Int[Tensor, "batch seq"]:
-    """Return each token's position inside its own document.
-
-    >>> segment_positions(torch.tensor([[0, 0, 0, 1, 1, -1]]))
-    tensor([[0, 1, 2, 0, 1, 0]])
-    """
-    place = torch.arange(segments.shape[1], device=segments.device).expand(segments.shape)
-    starts = torch.ones_like(segments, dtype=torch.bool)
-    starts[:, 1:] = segments[:, 1:] != segments[:, :-1]
-    return place - torch.where(starts, place, 0).cummax(-1).values
-
-
-def after_context(tokens: Int[Tensor, "batch seq"], context: int | Int[Tensor, " batch"]) -> Bool[Tensor, "batch seq"]:
-    """Return which positions lie behind the context, one context for all rows or one per row.
-
-    >>> after_context(torch.zeros(2, 3, dtype=torch.long), torch.tensor([1, 2]))
-    tensor([[False,  True,  True],
-            [False, False,  True]])
-    """
-    place = torch.arange(tokens.shape[1], device=tokens.device)
-    limit = context.to(tokens.device)[:, None] if isinstance(context, Tensor) else context
-    return (place >= limit).expand(tokens.shape)

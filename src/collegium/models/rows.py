@@ -214,6 +214,22 @@ def map_weights(rows: Rows, change: Callable[[Tensor], Tensor]) -> Rows:
     return rows if rows.weights is None else replace(rows, weights=change(rows.weights))
 
 
+def dressed(rows: Rows, names: Sequence[str]) -> Rows:
+    """Return the rows with more experts in each, at weight 1.
+
+    Raises RoutingError for rows that gates weigh, or that are run through one of these already.
+    """
+    if rows.gates:
+        raise RoutingError("gates weigh all experts of a row, so that no other is worn beside them; use a router.")
+    twice = [name for name in names if name in rows.names]
+    if twice:
+        raise RoutingError(f"a row is run through each expert once; {twice[0]!r} is worn by the base already.")
+    first = len(rows.names)
+    index = torch.arange(first, first + len(names)).expand(rows.count, -1)
+    weights = None if rows.weights is None else torch.nn.functional.pad(rows.weights, (0, len(names)), value=1.0)
+    return replace(rows, names=(*rows.names, *names), index=torch.cat([rows.index, index], dim=1), weights=weights)
+
+
 def shift_right(
     values: Float[Tensor, "batch seq *rest"] | Int[Tensor, "batch seq *rest"], lengths: Int[Tensor, " batch"]
 ) -> Float[Tensor, "batch seq *rest"] | Int[Tensor, "batch seq *rest"]:

@@ -63,6 +63,27 @@ def bootstrap_interval(
     return _bootstrap(len(values), mean, seed=seed, resamples=resamples, confidence=confidence)
 
 
+def weighted_interval(
+    values: Float[Tensor, " unit"],
+    weights: Float[Tensor, " unit"],
+    *,
+    seed: int = 0,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+) -> Interval:
+    """Return the percentile bootstrap interval of sum w v / sum w over units, drawn with their weights.
+
+    >>> weighted_interval(torch.ones(8), torch.arange(1.0, 9.0))
+    Interval(low=1.0, estimate=1.0, high=1.0)
+    """
+    values, weights = _finite(values), _finite(weights)
+
+    def mean(rows: Tensor) -> Tensor:
+        return (values[rows] * weights[rows]).sum(-1) / weights[rows].sum(-1)
+
+    return _bootstrap(len(values), mean, seed=seed, resamples=resamples, confidence=confidence)
+
+
 def perplexity_interval(
     nats: Float[Tensor, " unit"],
     tokens: Float[Tensor, " unit"],

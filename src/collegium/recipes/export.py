@@ -10,7 +10,7 @@ from typing import Any
 from tyro.conf import OmitArgPrefixes, Positional
 
 from collegium.compose import merge
-from collegium.core.errors import ConfigError, LibraryError
+from collegium.core.errors import ConfigError, IncompatibleExpert, LibraryError
 from collegium.core.routing import BASE
 from collegium.core.tables import nearest
 from collegium.experts import Expert
@@ -94,6 +94,7 @@ def _run_experts(config: ExportConfig, out: Path) -> dict[str, Any]:
     form = FORMATS[config.to]
     experts = chosen_experts(library, config.names, task=None if form.heads else "language")
     check_kinds(experts, form.kinds, form=config.to, heads=form.heads)
+    _check_alone(experts, form=config.to)
     reference = config.base or library.base_reference
     if not reference:
         raise LibraryError(f"{config.library} does not say where its base is; give --base.")
@@ -108,6 +109,17 @@ def _run_experts(config: ExportConfig, out: Path) -> dict[str, Any]:
         used = form.write(experts, served, aside, out)
         files = written_files(aside)
     return {**told, **used, "files": files}
+
+
+def _check_alone(experts: Sequence[Expert], *, form: str) -> None:
+    """Raise IncompatibleExpert for an expert that says nothing sensible without the one it was made on top of."""
+    for expert in experts:
+        if expert.card.context:
+            raise IncompatibleExpert(
+                f"expert {expert.name!r} was made on top of {', '.join(expert.card.parents) or 'a composition'} and is "
+                f"no change of the bare base, which is what {form} takes it for. Write both into one checkpoint: "
+                f"--to {MERGED} --model LIB#{expert.name}."
+            )
 
 
 def chosen_experts(library: Library, names: Sequence[str], *, task: str | None = None) -> list[Expert]:

@@ -4,10 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from collegium.compose import TEXTLESS, Cast, Mix, assemble, check_base
-from collegium.core.errors import BaseModelError, ConfigError, LibraryError, UnknownName
+from collegium.compose.context import REFERENCE, is_on_composition
+from collegium.compose.wearing import carrier, wearing
+from collegium.core.errors import BaseModelError, ConfigError, IncompatibleExpert, LibraryError, UnknownName
 from collegium.core.protocols import LanguageModel
 from collegium.core.routing import BASE
 from collegium.core.tables import nearest
+from collegium.experts import AdapterPayload
 from collegium.library import Library
 from collegium.models import BASES, Base, load_base, memory_of
 from collegium.recipes.columns import Way, build_way
@@ -126,10 +129,34 @@ def check_speakers(library: Library, names: tuple[str, ...]) -> None:
 def _open_member(reference: Reference, member: str, base: Base, library: Library, watch: Watch) -> Opened:
     if member == BASE:
         return Opened(reference, base, base)
-    chosen = select(library, (member,))
-    check_base(library.card(member), base)
+    chosen, card = select(library, (member,)), library.card(member)
+    check_base(card, base)
+    if is_on_composition(card):
+        return _open_on_composition(reference, member, base, library, watch)
     cast = gather(base, chosen, watch)
     return Opened(reference, base, alone(cast, member), cast, chosen)
+
+
+def _open_on_composition(reference: Reference, member: str, base: Base, library: Library, watch: Watch) -> Opened:
+    """Return a policy on a composition of the same library: the composition, each of its rows wearing the policy."""
+    card = library.card(member)
+    below = parse_reference(f"{library.path}{card.context[REFERENCE]}", library_at=lambda path: True)
+    chosen = select(library, below.experts)
+    changed = [name for name, digest in card.parents.items() if chosen.expert_digest(name) != digest]
+    if changed:
+        raise IncompatibleExpert(
+            f"policy {member!r} was made on a composition with {changed[0]!r}, of which the library has another now. "
+            "Put it back as it was, or align anew."
+        )
+    cast = gather(base, chosen, watch)
+    way = _way(below, chosen, None)
+    model = build_way(way, cast, chosen)
+    payload = library[member].payload
+    assert isinstance(payload, AdapterPayload)
+    key = f"{member}@{library.expert_digest(member)}"
+    if key not in base.attached:
+        carrier(model).attach(key, payload.adapter)
+    return Opened(reference, base, wearing(model, key), cast, chosen, way)
 
 
 def alone(cast: Cast, name: str) -> LanguageModel:

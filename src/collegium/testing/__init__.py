@@ -6,6 +6,7 @@ AssertionError with the law that broke, for parts of ours and of outside package
 
 from collegium.testing.composition import check_composition, check_mixture
 from collegium.testing.expert_format import check_expert_format
+from collegium.testing.feature import check_feature
 from collegium.testing.gate import check_gates
 from collegium.testing.language_model import check_language_model
 from collegium.testing.library import check_library
@@ -22,6 +23,7 @@ __all__ = [
     "byte_tokenizer",
     "check_composition",
     "check_expert_format",
+    "check_feature",
     "check_gates",
     "check_language_model",
     "check_library",

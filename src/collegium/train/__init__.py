@@ -4,12 +4,13 @@ from collegium.train.budget import steps_of_budget
 from collegium.train.checkpoints import Checkpoints, Snapshot
 from collegium.train.history import DivergenceWatch, Evaluation, History, Step, history_from_json
 from collegium.train.loggers import JsonlLogger, Logger, MemoryLogger, NullLogger, SeveralLoggers, TensorBoardLogger
-from collegium.train.loop import Fit, Loss, fit
+from collegium.train.loop import Companion, Fit, Loss, fit
 from collegium.train.order import Epochs
 from collegium.train.settings import LoopConfig, check_rules, learning_rate_at
 
 __all__ = [
     "Checkpoints",
+    "Companion",
     "DivergenceWatch",
     "Epochs",
     "Evaluation",

@@ -5,6 +5,7 @@ FOLDER/step-00000040/weights.safetensors    the parameters
 FOLDER/step-00000040/best.safetensors       the parameters with the lowest held-out loss so far
 FOLDER/step-00000040/first.safetensors      AdamW's running mean of the gradient
 FOLDER/step-00000040/second.safetensors     AdamW's running mean of its square, and the count of updates
+FOLDER/step-00000040/companion.safetensors  what a fit carries beside its weights, where it carries anything
 
 The order of batches and all randomness are functions of the step, so a checkpoint holds no position and no generator.
 """
@@ -15,8 +16,9 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -28,17 +30,18 @@ from collegium.core.files import disk_errors, exclusive, file_hash, staged_folde
 from collegium.core.tensors import tensor_bytes
 from collegium.train.history import History, history_from_json
 
-_PARTS = ("weights", "best", "first", "second")
+_PARTS = ("weights", "best", "first", "second", "companion")
 _STATE = "state.json"
 _WAIT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A fit between two steps: named tensors by part, and what it went through."""
+    """A fit between two steps: named tensors by part, what it went through, and its companion's numbers."""
 
     history: History
     tensors: Mapping[str, Mapping[str, Tensor]]
+    numbers: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def step(self) -> int:
@@ -83,7 +86,10 @@ class Checkpoints:
             shutil.rmtree(target)
         with staged_folder(target) as aside:
             state = {"identity": self.identity, "history": dataclasses.asdict(snapshot.history)}
-            state["files"] = {part: _write(aside / f"{part}.safetensors", snapshot.tensors[part]) for part in _PARTS}
+            state["numbers"] = dict(snapshot.numbers)
+            state["files"] = {
+                part: _write(aside / f"{part}.safetensors", snapshot.tensors.get(part, {})) for part in _PARTS
+            }
             write_new(aside / _STATE, to_json(state).encode())
         for old in self._folders()[: -self.keep]:
             shutil.rmtree(old, ignore_errors=True)
@@ -128,6 +134,6 @@ def _read(path: Path) -> tuple[str, Snapshot] | None:
             if file_hash(file) != state["files"][part]:
                 return None
             tensors[part] = load_file(file)
-        return state["identity"], Snapshot(history_from_json(state["history"]), tensors)
+        return state["identity"], Snapshot(history_from_json(state["history"]), tensors, state["numbers"])
     except (OSError, ValueError, KeyError, TypeError, SafetensorError):
         return None

@@ -2,7 +2,7 @@
 
 Notable choices
 - A loss is asked for by number, `loss(step, part)`: what is read and every random draw are functions of that number,
-  so a fit resumes exactly from its weights, AdamW's two means and its history.
+  so a fit resumes exactly from its weights, AdamW's two means, its history and what a companion carries.
 - Parts of a step give a sum and a count; gradients are summed and divided once, so that accumulation over parts of
   unequal counts equals one large batch.
 - The weights before the first step are a candidate for the best: a fit never gives back something worse than its
@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -35,6 +35,23 @@ class Loss:
     count: int
 
 
+@runtime_checkable
+class Companion(Protocol):
+    """What a fit carries beside its weights and what losses depend on too: running means, an earlier policy."""
+
+    def after(self, step: int) -> None:
+        """Move on after update `step` (1 is the first), before a checkpoint is left."""
+        ...
+
+    def save(self) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
+        """Return everything as named tensors and plain numbers."""
+        ...
+
+    def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+        """Be as at an earlier `save`."""
+        ...
+
+
 @dataclass(frozen=True)
 class Fit:
     """What came of a fit: its history, the step whose weights are in place, and why it ended."""
@@ -47,8 +64,14 @@ class Fit:
 class _Run:
     """A fit between two steps; everything that a checkpoint must hold."""
 
-    def __init__(self, parameters: Mapping[str, Tensor], config: LoopConfig, rates: Mapping[str, float]) -> None:
-        self.parameters, self.config = parameters, config
+    def __init__(
+        self,
+        parameters: Mapping[str, Tensor],
+        config: LoopConfig,
+        rates: Mapping[str, float],
+        companion: Companion | None,
+    ) -> None:
+        self.parameters, self.config, self.companion = parameters, config, companion
         self.steps: list[Step] = []
         self.evaluations: list[Evaluation] = []
         self.best = {name: tensor.detach().clone() for name, tensor in parameters.items()}
@@ -72,8 +95,15 @@ class _Run:
             state = self.optimiser.state.get(tensor)
             if state:
                 first[name], second[name] = state["exp_avg"], state["exp_avg_sq"]
-        tensors = {"weights": self.parameters, "best": self.best, "first": first, "second": second}
-        return Snapshot(self.history, tensors)
+        carried, numbers = self.companion.save() if self.companion else ({}, {})
+        tensors = {
+            "weights": self.parameters,
+            "best": self.best,
+            "first": first,
+            "second": second,
+            "companion": carried,
+        }
+        return Snapshot(self.history, tensors, numbers)
 
     def restore(self, snapshot: Snapshot) -> None:
         self.steps, self.evaluations = list(snapshot.history.steps), list(snapshot.history.evaluations)
@@ -81,6 +111,8 @@ class _Run:
             self.config.diverge_factor, self.config.diverge_steps, (each.loss for each in self.steps)
         )
         self.load(snapshot.tensors["weights"])
+        if self.companion:
+            self.companion.restore(snapshot.tensors["companion"], snapshot.numbers)
         self.best = {name: snapshot.tensors["best"][name].to(tensor) for name, tensor in self.parameters.items()}
         for name, mean in snapshot.tensors["first"].items():
             tensor = self.parameters[name]
@@ -126,6 +158,7 @@ def fit(
     logger: Logger | None = None,
     until: int | None = None,
     rates: Mapping[str, float] | None = None,
+    companion: Companion | None = None,
 ) -> Fit:
     """Return the history of a fit that changes `parameters` in place; they end at their best held-out loss.
 
@@ -134,6 +167,7 @@ def fit(
     checkpoints:       go on from the newest one, and leave them; an interrupt (KeyboardInterrupt) leaves one too.
     until:             pause after this many steps in all, with a checkpoint and the weights of that step.
     rates:             parameter -> what its learning rate is multiplied by, where that is not 1.
+    companion:         what losses depend on besides weights and number; it is part of every checkpoint.
 
     Raises TrainingError when a loss or gradient is not finite or the fit diverged, ResourceError when another process
     is at a fit with the same checkpoints.
@@ -144,7 +178,7 @@ def fit(
     >>> done.step, weight.detach().round(decimals=2)
     (200, tensor([1., 1.]))
     """
-    run, logger = _Run(parameters, config, rates or {}), logger or NullLogger()
+    run, logger = _Run(parameters, config, rates or {}, companion), logger or NullLogger()
     with checkpoints.held() if checkpoints else nullcontext():
         found = checkpoints.latest() if checkpoints else None
         if found:
@@ -237,6 +271,8 @@ def _update(run: _Run, step: Step) -> None:
         group["lr"] = step.learning_rate * group["rate"]
     run.optimiser.step()
     run.steps.append(step)
+    if run.companion:
+        run.companion.after(step.step)
     if run.watch.add(step.loss):
         raise TrainingError(
             f"the fit diverged: the last {run.watch.window} losses, up to {step.loss:.3g} at step {step.step}, all lie "

@@ -6,6 +6,7 @@ from collegium.recipes.report.charts import (
     expert_colours,
     heat_map,
     learning_curves,
+    line_chart,
     share_map,
 )
 from collegium.recipes.report.page import ColouredText, Report, render
@@ -18,6 +19,7 @@ __all__ = [
     "expert_colours",
     "heat_map",
     "learning_curves",
+    "line_chart",
     "render",
     "share_map",
 ]

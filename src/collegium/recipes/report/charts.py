@@ -123,6 +123,31 @@ def learning_curves(curves: Mapping[str, Sequence[tuple[int, float]]], *, title:
     return _svg(figure)
 
 
+def line_chart(
+    curves: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    x: str,
+    y: str,
+    title: str,
+    bands: Mapping[str, Sequence[Bounds]] | None = None,
+) -> str:
+    """Return lines over something that grows, each with its band where it has one."""
+    figure, axes = _new(6.2, 3.0)
+    colours = expert_colours(list(curves))
+    for name, points in curves.items():
+        xs, ys = [place for place, _ in points], [value for _, value in points]
+        axes.plot(xs, ys, marker="o", markersize=2.5, color=colours[name], label=name)
+        if bands and name in bands:
+            low, high = zip(*bands[name], strict=True)
+            axes.fill_between(xs, low, high, color=colours[name], alpha=0.15, linewidth=0)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    if len(curves) > 1:
+        axes.legend(frameon=False, fontsize=8)
+    axes.set_title(title, loc="left", color=_INK)
+    return _svg(figure)
+
+
 def bar_chart(groups: Mapping[str, Mapping[str, float]], *, title: str, unit: str) -> str:
     """Return grouped bars: for each domain one bar per model."""
     names = list(groups)

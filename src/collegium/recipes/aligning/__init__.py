@@ -1,0 +1,1 @@
+"""`align run / eval / sample`: moving a model to a target."""

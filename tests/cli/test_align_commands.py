@@ -1,0 +1,180 @@
+"""`align run / eval / sample` as a user calls them, on a pico base."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from collegium.cli.align import ALIGN
+from collegium.cli.main import COMMANDS, main
+from collegium.library import Library
+from collegium.models import load_base
+
+TABLE = {**COMMANDS, "align": ALIGN}
+TARGET = 'regex("[a-z]")'
+SMALL = ["--prompt", "Once", "--tokens", "4", "--batch", "32"]
+LEARN = [
+    "--samples",
+    "96",
+    "--pool",
+    "64",
+    "--fresh",
+    "32",
+    "--rank",
+    "4",
+    "--layers",
+    "top:1",
+    "--threads",
+    "1",
+    "--learning-rate",
+    "0.02",
+]
+
+
+@pytest.fixture
+def call(capsys):
+    """Return a function that runs a command with --json: exit code, object or None, what people read."""
+
+    def called(*words: object) -> tuple[int, dict | None, str]:
+        capsys.readouterr()
+        code = main([*map(str, words), "--json"], table=TABLE)
+        shown = capsys.readouterr()
+        return code, json.loads(shown.out.splitlines()[-1]) if shown.out.strip() else None, shown.err
+
+    return called
+
+
+def run(call, base: object, place: Path, texts: Path, *words: object) -> tuple[int, dict | None, str]:
+    library = ["--library", place / "library", "--as", "policy", "--out", place / "run", "--general", texts]
+    return call("align", "run", "--target", TARGET, "--model", base, *SMALL, *LEARN, *library, *words)
+
+
+def test_a_policy_is_made_measured_and_used(call, pico_folder: Path, texts: Path, tmp_path: Path) -> None:
+    code, made, told = run(call, pico_folder, tmp_path, texts)
+    assert code == 0, told
+    assert made is not None
+    assert made["samples_seen"] == 96
+    for part in ("before", "after"):
+        assert set(made[part]) == {
+            "moments",
+            "kl_p_pi",
+            "kl_pi_a",
+            "tv",
+            "distinct_2",
+            "self_bleu_5",
+            "general_perplexity",
+            "intervals",
+        }
+    assert made["before"]["kl_pi_a"] == pytest.approx(0.0, abs=1e-6)
+    assert made["before"]["kl_p_pi"] == pytest.approx(made["ahead"]["nats"], abs=1e-6)
+    assert made["after"]["kl_pi_a"] > 0
+    assert "<svg" in (tmp_path / "run" / "report.html").read_text()
+    policy = f"{tmp_path / 'library'}#policy"
+    code, measured, told = call(
+        "align",
+        "eval",
+        "--model",
+        policy,
+        "--tokens",
+        "4",
+        "--batch",
+        "32",
+        "--pool",
+        "64",
+        "--fresh",
+        "32",
+        "--general",
+        texts,
+    )
+    assert code == 0, told
+    assert measured is not None
+    assert measured["after"]["kl_p_pi"] == pytest.approx(made["after"]["kl_p_pi"], abs=1e-3)
+    code, drawn, told = call(
+        "align",
+        "sample",
+        "--model",
+        policy,
+        "--original",
+        pico_folder,
+        "--target",
+        TARGET,
+        *SMALL,
+        "--samples",
+        "5",
+        "--most",
+        "640",
+        "--qrs",
+    )
+    assert code == 0, told
+    assert drawn is not None
+    assert len(drawn["samples"]) == 5
+    assert drawn["moments"] == {TARGET: 1.0}
+    assert call("generate", "Once", "--model", policy, "--tokens", "3")[0] == 0
+
+
+@pytest.mark.parametrize("way", ["#a", "?router=uniform&compose=mix", "?router=posterior&compose=ensemble"])
+def test_a_policy_stands_on_experts_and_says_so(call, way: str, pico_folder: Path, texts: Path, tmp_path: Path) -> None:
+    from collegium.testing.pico import random_expert
+
+    base = load_base(str(pico_folder))
+    library = Library(tmp_path / "library", base=base, base_reference=str(pico_folder))
+    for seed, name in enumerate("ab"):
+        library.add(random_expert(base, seed, name=name))
+    code, made, told = run(call, f"{tmp_path / 'library'}{way}", tmp_path, texts)
+    assert code == 0, told
+    assert made is not None
+    policy = f"{tmp_path / 'library'}#policy"
+    code, measured, told = call(
+        "align",
+        "eval",
+        "--model",
+        policy,
+        "--tokens",
+        "4",
+        "--batch",
+        "32",
+        "--pool",
+        "64",
+        "--fresh",
+        "32",
+        "--general",
+        texts,
+    )
+    assert code == 0, told
+    assert measured is not None
+    assert measured["after"]["general_perplexity"] == pytest.approx(made["after"]["general_perplexity"], rel=1e-4)
+    assert measured["after"]["kl_p_pi"] == pytest.approx(made["after"]["kl_p_pi"], abs=1e-3)
+    assert call("generate", "Once", "--model", f"{tmp_path / 'library'}?router=uniform", "--tokens", "3")[0] == 0
+    code, _, told = call(
+        "library", "export", "policy", "--library", tmp_path / "library", "--to", "peft", "--out", tmp_path / "peft"
+    )
+    assert code == 2
+    assert "was made on top of" in told
+    call("library", "remove", "a", "--library", tmp_path / "library", "--keep-descendants")
+    code, _, told = call("generate", "Once", "--model", policy, "--tokens", "3")
+    assert code == 2
+    assert "'a'" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--target", 'contain("x")'], "Did you mean 'contains'?"),
+        (["--target", 'contains("zebra")'], "none keeps the constraint"),
+        (["--target", 'python("os:system")'], "--allow-code"),
+        (["--method", "gcd"], "Did you mean 'gdc'?"),
+        (["--method", "fdpg-reverse_kl"], "is infinite as long as"),
+        (["--prompt", ""], "give what texts go on from"),
+        (["--batch", "1"], "batch is at least 2"),
+        (["--as", "a/b"], "a/b"),
+        (["--target", 'reward("nowhere#x")'], "nowhere"),
+        (["--layers", "top:99"], "99"),
+    ],
+)
+def test_mistakes_end_with_two_and_leave_nothing(
+    call, words: list[str], message: str, pico_folder: Path, texts: Path, tmp_path: Path
+) -> None:
+    code, _, told = run(call, pico_folder, tmp_path, texts, *words)
+    assert code == 2
+    assert message in " ".join(told.split())
+    assert not (tmp_path / "library").exists()
