@@ -205,12 +205,11 @@ def filled(text: str, mark: str, content: str) -> str:
 
 def rewards() -> list[tuple[Path, str, str]]:
     """Return the tables of every committed comparison of reward models, each with its page and mark."""
-    found = {path.stem: json.loads(path.read_text()) for path in sorted(REWARDS.glob("*.json"))}
-    return [
-        (REWARDS_PAGE, f"{mark}-{base}", write(result))
-        for base, result in found.items()
-        for mark, write in REWARD_TABLES.items()
-    ]
+    tables = []
+    for folder in sorted(path for path in REWARDS.iterdir() if path.is_dir() and any(path.glob("*.json"))):
+        found = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+        tables += [(REWARDS_PAGE, f"{mark}-{folder.name}", write(found)) for mark, write in REWARD_TABLES.items()]
+    return tables
 
 
 def main() -> int:

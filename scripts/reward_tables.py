@@ -16,9 +16,13 @@ LABELS = {
 """Name of a comparison's design -> what the table calls it."""
 
 
-def designs(result: Mapping[str, Any]) -> str:
+Found = Mapping[str, Mapping[str, Any]]
+"""Design's name -> what fitting and judging it gave."""
+
+
+def designs(kept: Found) -> str:
     """Return all designs with their accuracy by domain, the router's, their parameters and minutes, as Markdown."""
-    found = {name: each for name, each in result["designs"].items()}
+    found = {name: kept[name] for name in LABELS if name in kept}
     first = next(iter(found.values()))["eval"]
     domains = list(first["accuracy"])
     head = ["accuracy", *domains, "mean", "routed rightly", "million in memory", "a text reads", "fit", "judge"]
@@ -35,16 +39,21 @@ def designs(result: Mapping[str, Any]) -> str:
         [
             *table(head, rows),
             "",
-            f"`{result['command']}`, {result['date']}, {result['machine']}, seed 0, settings as `--budget reduced` has "
-            f"them. Pairs judged: {counts}. Of 60 pairs an accuracy of 0.6 is uncertain by 0.12 either way (95 %). "
-            f"Kinds of preference: {kinds}. Fit and judge: minutes of the commands.",
+            f"{said(found, 'command', code=True)}, {said(found, 'date')}, {said(found, 'machine')}, seed 0, settings "
+            f"as `--budget reduced` has them. Pairs judged: {counts}. Of 60 pairs an accuracy of 0.6 is uncertain by "
+            f"0.12 either way (95 %). Kinds of preference: {kinds}. Fit and judge: minutes of the commands.",
         ]
     )
 
 
-def matrix(result: Mapping[str, Any]) -> str:
+def said(found: Found, key: str, *, code: bool = False) -> str:
+    """Return what the designs were measured by, on or with, each once."""
+    return "; ".join(f"`{each}`" if code else each for each in dict.fromkeys(str(own[key]) for own in found.values()))
+
+
+def matrix(kept: Found) -> str:
     """Return which judge of ARLISS ranks whose pairs rightly, as Markdown."""
-    judged = result["designs"]["arliss"]["eval"]
+    judged = kept["arliss"]["eval"]
     domains = list(judged["accuracy"])
     rows = [
         [f"judge of {name}", *(f"**{own[each]:.2f}**" if each == name else f"{own[each]:.2f}" for each in domains)]
@@ -53,7 +62,7 @@ def matrix(result: Mapping[str, Any]) -> str:
     return "\n".join(table(["accuracy on", *domains], rows))
 
 
-TABLES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {"rewards": designs, "matrix": matrix}
+TABLES: Mapping[str, Callable[[Found], str]] = {"rewards": designs, "matrix": matrix}
 """Mark in the page -> what stands there."""
 
 
