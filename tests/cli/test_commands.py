@@ -215,7 +215,7 @@ def test_pull_writes_pairs_of_code_without_a_network(ask, tmp_path):
     ("words", "told"),
     [
         (["--preferences", "--hub", "hh"], "give one of the two"),
-        (["--domains", "code"], "--domains is for --preferences"),
+        (["--domains", "code"], "--domains is for --preferences and --labelled"),
         (["--rows", "3"], "--rows is for --hub"),
         (["--hub", "hh", "--rows", "-1"], "--rows is for --hub"),
         (["--hub", "hhh"], "Did you mean 'hh'"),

@@ -14,7 +14,7 @@ from collegium.align.features import TextFeature, quoted, words_of
 from collegium.core.errors import ConfigError, DataError
 from collegium.core.samples import Sample, plain_text
 from collegium.core.tables import nearest
-from collegium.data import read_domains
+from collegium.data.labelled import read_labelled
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class LabelFeature:
 
 
 def classifier(data: str, label: str) -> LabelFeature:
-    """Return 1 where a completion's likeliest label is this one, of the domains in a folder of texts, else 0."""
+    """Return 1 where a completion's likeliest label is this one, of those in a file of rows text and label, else 0."""
     return _label(data, label, hard=True)
 
 
 def probability(data: str, label: str) -> LabelFeature:
-    """Return the probability of a label, of the domains in a folder of texts."""
+    """Return the probability of a label, of those in a file of rows with text and label."""
     return _label(data, label, hard=False)
 
 
@@ -52,16 +52,16 @@ def _label(data: str, label: str, *, hard: bool) -> LabelFeature:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
-    corpus = read_domains(Path(data))
-    if label not in corpus.names:
-        raise ConfigError(f"{data} has no label {label!r}. {nearest(label, corpus.names)}")
-    if len(corpus.names) < 2:
-        raise DataError(f"{data} has one label alone ({label}); a classifier tells two or more apart.")
-    texts = [(document.plain, domain.name) for domain in corpus for document in domain.split().train]
+    task, *others = read_labelled(data)
+    if others:
+        names = ", ".join(each.name for each in (task, *others))
+        raise ConfigError(f"{data} holds the tasks {names}; name the file of one.")
+    if label not in task.labels:
+        raise ConfigError(f"{data} has no label {label!r}. {nearest(label, task.labels)}")
     model = make_pipeline(
         TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=2), LogisticRegression(C=10.0, max_iter=1000)
     )
-    model.fit([text for text, _ in texts], [name for _, name in texts])
+    model.fit([row.text for row in task.train], [row.label for row in task.train])
     kind = "classifier" if hard else "probability"
     return LabelFeature(f"{kind}({quoted(data)}, {quoted(label)})", model, list(model.classes_).index(label), hard)
 

@@ -156,7 +156,8 @@ class Lesson:
         """Let the policy become the proposal where it is closer to the target, by KL on the proposal's last texts."""
         assert self._last is not None
         draws, signals = self._last
-        now = draws.log_prob(self.policy.speaker())
+        with self.policy.reading(draws):
+            now = draws.log_prob(self.policy.speaker())
         log_z = signals.log_z[0]
         closer, far = (
             float(kl_to_policy(signals.log_target, each, signals.log_proposal, log_z))

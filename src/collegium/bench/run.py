@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from collegium.bench.aligning import V14
 from collegium.bench.clustering import V9
 from collegium.bench.engine import V13
 from collegium.bench.ensembles import V4
@@ -26,7 +27,7 @@ from collegium.core.machine import machine_line, resident_bytes, today, versions
 from collegium.core.tables import nearest
 
 BENCHES: Mapping[str, Bench] = {
-    bench.name: bench for bench in (V1, V2, V3, V4, V5, V6, V7, V8, V9, V10, V11, V11_TRAINING, V13)
+    bench.name: bench for bench in (V1, V2, V3, V4, V5, V6, V7, V8, V9, V10, V11, V11_TRAINING, V13, V14)
 }
 RESULTS = Path("bench/results")
 

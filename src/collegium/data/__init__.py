@@ -8,6 +8,8 @@ from collegium.data.discovery import as_corpus, discover, write_domains
 from collegium.data.documents import MINIMUM_DOCUMENTS, Corpus, Document, Domain, Message, Split
 from collegium.data.duplicates import NearDuplicate, near_duplicates
 from collegium.data.encoding import Encoded, encode
+from collegium.data.labelled import LabelledTask, LabelledText, labelled_task, read_labelled
+from collegium.data.labelled_pull import LABELLED_TASKS, pull_labelled
 from collegium.data.preference_detection import holds_preferences
 from collegium.data.preference_hub import PREFERENCE_HUB, read_hub
 from collegium.data.preference_pull import PREFERENCE_DOMAINS, pull_hub, pull_preferences
@@ -20,6 +22,7 @@ from collegium.data.windows import Windows, cut, join_windows, pack
 
 __all__ = [
     "DEMO_DOMAINS",
+    "LABELLED_TASKS",
     "MINIMUM_DOCUMENTS",
     "PREFERENCE_DOMAINS",
     "PREFERENCE_HUB",
@@ -29,6 +32,8 @@ __all__ = [
     "Document",
     "Domain",
     "Encoded",
+    "LabelledTask",
+    "LabelledText",
     "Message",
     "NearDuplicate",
     "Pair",
@@ -49,6 +54,7 @@ __all__ = [
     "found_and_labels",
     "holds_preferences",
     "join_windows",
+    "labelled_task",
     "near_duplicates",
     "normalised_mutual_information",
     "pack",
@@ -56,10 +62,12 @@ __all__ = [
     "preferences_from_rows",
     "pull",
     "pull_hub",
+    "pull_labelled",
     "pull_preferences",
     "purity",
     "read_domains",
     "read_hub",
+    "read_labelled",
     "read_preferences",
     "size_ratio",
     "take_pairs",
