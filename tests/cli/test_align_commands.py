@@ -49,6 +49,15 @@ def run(call, base: object, place: Path, texts: Path, *words: object) -> tuple[i
     return call("align", "run", "--target", TARGET, "--model", base, *SMALL, *LEARN, *library, *words)
 
 
+def evaluated(call, policy: str, texts: Path) -> dict:
+    """Return what `align eval` says of a policy, on the texts that `run` measured it on."""
+    sizes = ["--tokens", "4", "--batch", "32", "--pool", "64", "--fresh", "32"]
+    code, measured, told = call("align", "eval", "--model", policy, *sizes, "--general", texts)
+    assert code == 0, told
+    assert measured is not None
+    return measured
+
+
 def test_a_policy_is_made_measured_and_used(call, pico_folder: Path, texts: Path, tmp_path: Path) -> None:
     code, made, told = run(call, pico_folder, tmp_path, texts)
     assert code == 0, told
@@ -70,41 +79,10 @@ def test_a_policy_is_made_measured_and_used(call, pico_folder: Path, texts: Path
     assert made["after"]["kl_pi_a"] > 0
     assert "<svg" in (tmp_path / "run" / "report.html").read_text()
     policy = f"{tmp_path / 'library'}#policy"
-    code, measured, told = call(
-        "align",
-        "eval",
-        "--model",
-        policy,
-        "--tokens",
-        "4",
-        "--batch",
-        "32",
-        "--pool",
-        "64",
-        "--fresh",
-        "32",
-        "--general",
-        texts,
-    )
-    assert code == 0, told
-    assert measured is not None
+    measured = evaluated(call, policy, texts)
     assert measured["after"]["kl_p_pi"] == pytest.approx(made["after"]["kl_p_pi"], abs=1e-3)
-    code, drawn, told = call(
-        "align",
-        "sample",
-        "--model",
-        policy,
-        "--original",
-        pico_folder,
-        "--target",
-        TARGET,
-        *SMALL,
-        "--samples",
-        "5",
-        "--most",
-        "640",
-        "--qrs",
-    )
+    words = ["--original", pico_folder, "--target", TARGET, *SMALL, "--samples", "5", "--most", "640", "--qrs"]
+    code, drawn, told = call("align", "sample", "--model", policy, *words)
     assert code == 0, told
     assert drawn is not None
     assert len(drawn["samples"]) == 5
@@ -124,24 +102,7 @@ def test_a_policy_stands_on_experts_and_says_so(call, way: str, pico_folder: Pat
     assert code == 0, told
     assert made is not None
     policy = f"{tmp_path / 'library'}#policy"
-    code, measured, told = call(
-        "align",
-        "eval",
-        "--model",
-        policy,
-        "--tokens",
-        "4",
-        "--batch",
-        "32",
-        "--pool",
-        "64",
-        "--fresh",
-        "32",
-        "--general",
-        texts,
-    )
-    assert code == 0, told
-    assert measured is not None
+    measured = evaluated(call, policy, texts)
     assert measured["after"]["general_perplexity"] == pytest.approx(made["after"]["general_perplexity"], rel=1e-4)
     assert measured["after"]["kl_p_pi"] == pytest.approx(made["after"]["kl_p_pi"], abs=1e-3)
     assert call("generate", "Once", "--model", f"{tmp_path / 'library'}?router=uniform", "--tokens", "3")[0] == 0
