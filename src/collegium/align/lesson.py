@@ -48,7 +48,7 @@ class Lesson:
         self.batches = Batches(tuple(prompts), config, ends)
         self.proposal = policy.twin() if self.method.proposal == "adaptive" else policy
         self.log_total = solved.log_z + math.log(solved.texts)
-        self.texts, self.beta, self.rejected, self.changed = solved.texts, config.beta, 0, 0
+        self.texts, self.beta, self.rejected = solved.texts, config.beta, 0
         self.log_scale = solved.log_scale
         self._last: tuple[Draws, Signals] | None = None
         self._seen: dict[str, float] = {}
@@ -165,7 +165,6 @@ class Lesson:
         )
         if closer < far:
             self.proposal.load(self.policy.weights)
-            self.changed += 1
 
     def close(self) -> None:
         """Let go of a proposal of its own."""
@@ -180,7 +179,6 @@ class Lesson:
             "texts": self.texts,
             "beta": self.beta,
             "rejected": self.rejected,
-            "changed": self.changed,
             "seen": {name: value for name, value in self._seen.items() if math.isfinite(value)},
         }
 
@@ -189,7 +187,7 @@ class Lesson:
         if self.proposal is not self.policy:
             self.proposal.load(tensors)
         self.log_total, self.texts, self.beta = numbers["log_total"], numbers["texts"], numbers["beta"]
-        self.rejected, self.changed = numbers["rejected"], numbers["changed"]
+        self.rejected = numbers["rejected"]
         self._seen = {"log_sum": -math.inf, **numbers["seen"]} if numbers["seen"] else {}
 
 

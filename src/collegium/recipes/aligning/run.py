@@ -35,6 +35,7 @@ from collegium.recipes.aligning.opening import Original, open_original, read_pro
 from collegium.recipes.aligning.page import align_page
 from collegium.recipes.aligning.preflight import Preflight, check_reach, look_ahead
 from collegium.recipes.aligning.wishes import read_target
+from collegium.recipes.building.training import StepBar
 from collegium.recipes.common import Common
 from collegium.recipes.opening import DEFAULT_BASE, kept_reference
 from collegium.recipes.reference import is_library
@@ -211,29 +212,13 @@ class Curve:
         """Nothing is held back."""
 
 
-class Bar:
-    """A logger that moves a bar and says now and then how far the policy is."""
-
-    def __init__(self, watch: Watch, updates: int) -> None:
-        """Begin at nothing."""
-        self.update = watch.begin("moving the policy", updates)
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Move on after an update."""
-        if "loss" in values:
-            self.update(step)
-
-    def close(self) -> None:
-        """Leave the bar where it is."""
-
-
 def loggers(config: AlignRunConfig, setting: Setting, policy: AdapterPolicy, *, watch: Watch) -> SeveralLoggers:
     """Return where progress goes: a bar, a file of lines, TensorBoard where it is wanted."""
     sinks: list[Logger] = [JsonlLogger(setting.folder / PROGRESS)]
     if config.tensorboard:
         sinks.append(TensorBoardLogger(setting.folder / "tensorboard"))
     curve = Curve(config.curve_every, setting, policy, SeveralLoggers(sinks))
-    return SeveralLoggers([Bar(watch, setting.config.updates), *sinks, curve])
+    return SeveralLoggers([StepBar(watch.begin("moving the policy", setting.config.updates)), *sinks, curve])
 
 
 def read_progress(path: Path) -> dict[int, dict[str, float]]:
