@@ -25,7 +25,7 @@ from collegium.bench.curves import growth
 from collegium.bench.kinds import Bench, Finding, Progress
 from collegium.bench.kinds import Target as Goal
 from collegium.bench.models import RANK, TOP_LAYERS, bench_base
-from collegium.bench.peers import NO_PEFT, find_peer, own_copy, peers_own_warnings
+from collegium.bench.peers import NO_PEFT, find_peer, lora_names, own_copy, peers_own_warnings
 from collegium.bench.timing import Timing, alternate
 from collegium.core.randomness import generator
 from collegium.experts import FitConfig
@@ -109,7 +109,7 @@ class PlainLoop:
         side.policy.close()
         with peers_own_warnings():
             self.model = peft.get_peft_model(own_copy(base), config)
-            peft.set_peft_model_state_dict(self.model, peer_names(parts))
+            peft.set_peft_model_state_dict(self.model, lora_names(parts))
         self.side, self.tokenizer, self.log_z = side, base.tokenizer, side.solved.log_z
         trained = [weight for weight in self.model.parameters() if weight.requires_grad]
         for weight in trained:
@@ -165,15 +165,6 @@ def adapter_layers(peft: ModuleType, base: Base, parts: Mapping[str, LoraWeights
         layers_to_transform=sorted({base.sites[path].block for path in parts}),
         task_type="CAUSAL_LM",
     )
-
-
-def peer_names(parts: Mapping[str, LoraWeights]) -> dict[str, Tensor]:
-    """Return first weights under the names that PEFT has for them."""
-    return {
-        f"base_model.model.{path}.lora_{half}.weight": tensor
-        for path, part in parts.items()
-        for half, tensor in (("A", part.a), ("B", part.b))
-    }
 
 
 def contestants(

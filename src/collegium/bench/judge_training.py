@@ -20,14 +20,14 @@ from collegium.bench.curves import growth
 from collegium.bench.kinds import Bench, Finding, Progress, Target
 from collegium.bench.memory import peak_bytes
 from collegium.bench.models import RANK, TOP_LAYERS, bench_base
-from collegium.bench.peers import find_peer, peers_own_warnings
+from collegium.bench.peers import find_peer, lora_names, peers_own_warnings
 from collegium.bench.timing import Timing
 from collegium.bench.training import StepClock, listener
 from collegium.core.randomness import derive_seed
 from collegium.data.preferences import Pair, PairDomain
 from collegium.experts.fit import ALIKE
 from collegium.experts.fresh import fresh_adapter
-from collegium.models import Base, LoraWeights, lora_parts
+from collegium.models import Base, lora_parts
 from collegium.rewards import RewardConfig, fit_judge
 from collegium.rewards.fit import Lesson, fresh_head
 from collegium.rewards.reading import Reading
@@ -119,7 +119,10 @@ class TrlFit:
         pad = Reading.of(base, text_tokens=config.text_tokens).pad_token
         head = fresh_head(base, 1, seed=config.seed)
         whole = classifier_of(base, pad_token=pad, head=head, name="peer").model.to(base.dtype)
-        self._first = _peer_names(parts, whole.score.weight.detach().float().clone())
+        self._first = {
+            **lora_names(parts),
+            "base_model.model.score.weight": whole.score.weight.detach().float().clone(),
+        }
         lora = peft.LoraConfig(
             r=settings.rank,
             lora_alpha=settings.alpha,
@@ -184,16 +187,6 @@ class TrlFit:
             weight_decay=loop.weight_decay,
             fused=True,
         )
-
-
-def _peer_names(parts: Mapping[str, LoraWeights], head: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return first weights under the names that PEFT has for them."""
-    halves = {
-        f"base_model.model.{path}.lora_{half}.weight": tensor.detach()
-        for path, part in parts.items()
-        for half, tensor in (("A", part.a), ("B", part.b))
-    }
-    return {**halves, "base_model.model.score.weight": head}
 
 
 def contestants(base: Base, config: RewardConfig) -> dict[str, Callable[[], StepClock]]:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from collegium.models import Base
+from collegium.models import Base, LoraWeights
 
 NO_PEFT = "PEFT is not installed: `pip install 'collegium[bench]'` compares with it."
 
@@ -51,6 +51,15 @@ def peft_model(peft: ModuleType, base: Base, folders: Mapping[str, Path]) -> Any
                 model.load_adapter(folder, name)
     assert model is not None, "a PEFT model has at least one adapter"
     return model.eval()
+
+
+def lora_names(parts: Mapping[str, LoraWeights]) -> dict[str, Tensor]:
+    """Return an adapter's matrices under the names that PEFT has for them."""
+    return {
+        f"base_model.model.{path}.lora_{half}.weight": tensor.detach()
+        for path, part in parts.items()
+        for half, tensor in (("A", part.a), ("B", part.b))
+    }
 
 
 def arrow_model(peft: ModuleType, base: Base, folders: Sequence[Path], *, top_k: int) -> Any:  # noqa: ANN401
