@@ -214,7 +214,7 @@ def test_pull_writes_pairs_of_code_without_a_network(ask, tmp_path):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--preferences", "--hub", "hh"], "give one of the two"),
+        (["--preferences", "--hub", "hh"], "give one of them"),
         (["--domains", "code"], "--domains is for --preferences and --labelled"),
         (["--rows", "3"], "--rows is for --hub"),
         (["--hub", "hh", "--rows", "-1"], "--rows is for --hub"),

@@ -49,8 +49,8 @@ def divergence(log_ratios: LogRatios, log_beta: float) -> float:
 def beta_for(log_ratios: LogRatios, rate: float) -> float:
     """Return the largest log beta at which at least a share `rate` of texts is accepted; nan where no text has any P.
 
-    >>> round(beta_for(torch.tensor([0.5, 2.0]).log(), 0.75), 4)
-    0.0
+    >>> round(beta_for(torch.tensor([0.5, 4.0]).log(), 0.625), 4) == round(math.log(2), 4)
+    True
     """
     ratios = log_ratios.double()
     alive = ratios[ratios > -math.inf]
