@@ -8,7 +8,11 @@ import pytest
 import pytest_socket
 import torch
 
-from collegium.models import Base
+import type_checks  # isort: skip
+
+type_checks.install()  # before anything of the package is imported
+
+from collegium.models import Base  # noqa: E402
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is imported
 
@@ -17,7 +21,8 @@ hypothesis.settings.load_profile("collegium")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Cut the network off, for every test that is not marked as needing it."""
+    """Cut the network off, for every test that is not marked as needing it; check types anew."""
+    type_checks.SPARING.next_test()
     if item.get_closest_marker("network") is None:
         pytest_socket.disable_socket(allow_unix_socket=True)
 

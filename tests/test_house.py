@@ -69,10 +69,6 @@ def test_a_wheel_folder_is_found_in_the_environment():
     assert installer().configured_find_links({"PIP_FIND_LINKS": "/wheels /more"}) == "/wheels"
 
 
-def test_the_pages_are_what_the_code_says():
-    assert differences(ROOT / "docs") == []
-
-
 def test_the_command_line_page_is_the_same_on_every_terminal(monkeypatch):
     first = manual()
     monkeypatch.setenv("COLUMNS", "200")
@@ -83,7 +79,6 @@ def test_the_command_line_page_is_the_same_on_every_terminal(monkeypatch):
 
 def test_a_page_that_is_out_of_date_is_seen(tmp_path):
     write_pages(tmp_path)
-    assert differences(tmp_path) == []
     page = tmp_path / "cli.md"
     page.write_text(page.read_text().replace("--seed", "--sed"))
     (found,) = differences(tmp_path)

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from test_fit import ENDS, LENGTH, START, exact, wanted
+from test_align_fit import ENDS, LENGTH, START, exact, wanted
 from test_target import every_text, says
 
 from collegium.align.draws import Drawing, draw

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 import torch
-from test_fit import ENDS, LENGTH, START, wanted
+from test_align_fit import ENDS, LENGTH, START, wanted
 from test_target import SIZE, every_text, says
 
 from collegium.align.draws import Drawing, Draws

@@ -5,12 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from collegium.cli.align import ALIGN
-from collegium.cli.main import COMMANDS, main
+from collegium.cli.main import main
 from collegium.library import Library
 from collegium.models import load_base
 
-TABLE = {**COMMANDS, "align": ALIGN}
 TARGET = 'regex("[a-z]")'
 SMALL = ["--prompt", "Once", "--tokens", "4", "--batch", "32"]
 LEARN = [
@@ -37,7 +35,7 @@ def call(capsys):
 
     def called(*words: object) -> tuple[int, dict | None, str]:
         capsys.readouterr()
-        code = main([*map(str, words), "--json"], table=TABLE)
+        code = main([*map(str, words), "--json"])
         shown = capsys.readouterr()
         return code, json.loads(shown.out.splitlines()[-1]) if shown.out.strip() else None, shown.err
 
@@ -76,7 +74,7 @@ def test_a_policy_is_made_measured_and_used(call, pico_folder: Path, texts: Path
         }
     assert made["before"]["kl_pi_a"] == pytest.approx(0.0, abs=1e-6)
     assert made["before"]["kl_p_pi"] == pytest.approx(made["ahead"]["nats"], abs=1e-6)
-    assert made["after"]["kl_pi_a"] > 0
+    assert abs(made["after"]["kl_pi_a"]) > 1e-6  # of few texts, so an estimate may be negative
     assert "<svg" in (tmp_path / "run" / "report.html").read_text()
     policy = f"{tmp_path / 'library'}#policy"
     measured = evaluated(call, policy, texts)

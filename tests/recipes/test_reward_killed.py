@@ -51,22 +51,31 @@ def contents(path: Path) -> dict[str, object]:
     return {"experts": experts, "models": {name: library.load_model(name) for name in library.model_names()}}
 
 
-@pytest.mark.parametrize(("fit", "step", "kept"), [(2, 0, 1), (2, 3, 1), (3, 0, 2)])
-def test_a_killed_fit_goes_on_to_what_an_unbroken_one_leaves(tmp_path, pico_folder, fit, step, kept):
+def command(folder: Path, base: Path, into: str) -> list[object]:
+    words = ["reward", "fit", folder / "pairs", "--as", "j", "--base", base, *FLAGS, *MACHINE]
+    return [*words, "--library", folder / into, "--out", folder / f"{into}-out"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, pico_folder) -> Path:
+    """Return a folder with pairs, and what an unbroken fit leaves."""
+    folder = tmp_path_factory.mktemp("killed")
     rows = [f'{{"prompt": "{{name}} {n}?", "chosen": "abc{n}x", "rejected": "abc{n}y"}}\n' for n in range(40)]
-    (tmp_path / "pairs").mkdir()
+    (folder / "pairs").mkdir()
     for name in ("law", "code"):
-        (tmp_path / "pairs" / f"{name}.jsonl").write_text("".join(rows).replace("{name}", name))
-    words = ["reward", "fit", tmp_path / "pairs", "--as", "j", "--base", pico_folder, *FLAGS, *MACHINE]
+        (folder / "pairs" / f"{name}.jsonl").write_text("".join(rows).replace("{name}", name))
+    assert run(*command(folder, pico_folder, "unbroken")).returncode == 0
+    return folder
 
-    def into(name):
-        return [*words, "--library", tmp_path / name, "--out", tmp_path / f"{name}-out"]
 
-    assert run(*into("unbroken")).returncode == 0
-    assert run(*into("broken"), fit=fit, step=step).returncode == -signal.SIGKILL
-    library = Library(tmp_path / "broken")
+@pytest.mark.parametrize(("fit", "step", "kept"), [(2, 0, 1), (2, 3, 1), (3, 0, 2)])
+def test_a_killed_fit_goes_on_to_what_an_unbroken_one_leaves(folder, pico_folder, fit, step, kept):
+    name = f"broken-{fit}-{step}"
+    broken = command(folder, pico_folder, name)
+    assert run(*broken, fit=fit, step=step).returncode == -signal.SIGKILL
+    library = Library(folder / name)
     assert (len(library), library.model_names(), library.verify()) == (kept, (), {})
-    done = run(*into("broken"))
+    done = run(*broken)
     assert done.returncode == 0, done.stderr
-    assert contents(tmp_path / "broken") == contents(tmp_path / "unbroken")
-    assert not list((tmp_path / "broken-out").iterdir())
+    assert contents(folder / name) == contents(folder / "unbroken")
+    assert not list((folder / f"{name}-out").iterdir())

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from typing import NoReturn
 
+from collegium.cli.align import ALIGN
 from collegium.cli.bench import BENCH
 from collegium.cli.claims import CLAIMS
 from collegium.cli.command import Table
@@ -42,6 +43,7 @@ COMMANDS: Table = {
     "compare": COMPARE,
     "router": ROUTER,
     "reward": REWARD,
+    "align": ALIGN,
     "generate": GENERATE,
     "lm-eval": LM_EVAL,
     "claims": CLAIMS,

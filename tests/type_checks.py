@@ -1,0 +1,52 @@
+"""Run-time checks of shapes and types, on a function's first calls in each test: loops would double the time of all."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jaxtyping
+
+CALLS = 32
+"""Of each function in each test that are checked."""
+
+
+class Sparing:
+    """What the import hook decorates functions with, in place of `jaxtyping.jaxtyped`."""
+
+    def __init__(self, jaxtyped: Callable[..., Any]) -> None:
+        self.jaxtyped, self.test = jaxtyped, 0
+
+    def __call__(self, *given: Any, **options: Any) -> Any:
+        if not given:
+            return functools.partial(self, **options)
+        checked = self.jaxtyped(*given, **options)
+        return self.sparing(given[0], checked) if inspect.isfunction(given[0]) else checked
+
+    def sparing(self, plain: Callable[..., Any], checked: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function that is checked until it was called often enough in this test."""
+        test, left = 0, CALLS
+
+        @functools.wraps(plain)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal test, left
+            if test != self.test:
+                test, left = self.test, CALLS
+            if left:
+                left -= 1
+                return checked(*args, **kwargs)
+            return plain(*args, **kwargs)
+
+        return call
+
+    def next_test(self) -> None:
+        """Check every function's first calls again."""
+        self.test += 1
+
+
+SPARING = Sparing(jaxtyping.jaxtyped)
+
+
+def install() -> None:
+    """Let modules of the package that are imported from now on be checked sparingly."""
+    jaxtyping.jaxtyped = SPARING
