@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from statistics import geometric_mean
 
+import align_tables
 from compared_tables import TABLES as COMPARED_TABLES
 from reward_tables import TABLES as REWARD_TABLES
 
@@ -22,6 +23,7 @@ PICTURE = ROOT / "docs" / "img" / "demo.svg"
 README, CHOOSE, PERFORMANCE = ROOT / "README.md", ROOT / "docs" / "choose.md", ROOT / "docs" / "performance.md"
 COMPARED_PAGE = ROOT / "docs" / "compared.md"
 REWARDS, REWARDS_PAGE = ROOT / "bench" / "rewards", ROOT / "docs" / "rewards.md"
+ALIGNMENT, ALIGNMENT_PAGE = ROOT / "bench" / "alignment", ROOT / "docs" / "alignment.md"
 SHOWN = ("base", "ensemble uniform", "merge uniform", "mix posterior", "ensemble posterior", "oracle")
 
 
@@ -212,6 +214,15 @@ def rewards() -> list[tuple[Path, str, str]]:
     return tables
 
 
+def alignments() -> dict[str, dict[str, dict]]:
+    """Return every committed run of the comparison of alignments: target -> method -> card and way."""
+    found: dict[str, dict[str, dict]] = {}
+    for method in align_tables.LABELS:
+        for path in sorted(ALIGNMENT.glob(f"* {method}.json")):
+            found.setdefault(path.stem.removesuffix(f" {method}"), {})[method] = json.loads(path.read_text())
+    return found
+
+
 def main() -> int:
     """Write or check all."""
     run, full, compared = (json.loads(path.read_text()) for path in (RUN, FULL, COMPARED))
@@ -225,8 +236,14 @@ def main() -> int:
         (PERFORMANCE, "profiles", profiles()),
         *((COMPARED_PAGE, mark, write(compared)) for mark, write in COMPARED_TABLES.items()),
         *rewards(),
+        *((ALIGNMENT_PAGE, f"align-{target}", align_tables.table(kept)) for target, kept in alignments().items()),
     ]
     wanted = {PICTURE: picture(run)}
+    for target, kept in alignments().items():
+        wanted |= {
+            PICTURE.with_name(f"align-{target}-{name}.svg"): drawing
+            for name, drawing in align_tables.pictures(kept).items()
+        }
     for page, mark, content in tables:
         wanted[page] = filled(wanted.get(page) or page.read_text(), mark, content)
     if "--check" in sys.argv:

@@ -1,5 +1,6 @@
 """Fixtures that every folder of tests shares: no network, fixed seeds, a cache of their own, one thread."""
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -39,6 +40,13 @@ def _surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     patch.undo()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _settled() -> None:
+    """Let garbage collections pass over what was imported: they would read a million objects each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -1,8 +1,9 @@
 """Run-time checks of shapes and types, on a function's first calls in each test: loops would double the time of all."""
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jaxtyping
@@ -15,7 +16,7 @@ class Sparing:
     """What the import hook decorates functions with, in place of `jaxtyping.jaxtyped`."""
 
     def __init__(self, jaxtyped: Callable[..., Any]) -> None:
-        self.jaxtyped, self.test = jaxtyped, 0
+        self.jaxtyped, self.test, self.checks = jaxtyped, 0, True
 
     def __call__(self, *given: Any, **options: Any) -> Any:
         if not given:
@@ -32,7 +33,7 @@ class Sparing:
             nonlocal test, left
             if test != self.test:
                 test, left = self.test, CALLS
-            if left:
+            if left and self.checks:
                 left -= 1
                 return checked(*args, **kwargs)
             return plain(*args, **kwargs)
@@ -42,6 +43,13 @@ class Sparing:
     def next_test(self) -> None:
         """Check every function's first calls again."""
         self.test += 1
+
+    @contextlib.contextmanager
+    def unchecked(self) -> Iterator[None]:
+        """Check nothing, where calls are counted."""
+        self.checks = False
+        yield
+        self.checks = True
 
 
 SPARING = Sparing(jaxtyping.jaxtyped)

@@ -11,7 +11,7 @@ from test_target import SIZE, every_text, says
 from collegium.align.config import AlignConfig
 from collegium.align.draws import Prompt
 from collegium.align.fit import align
-from collegium.align.lesson import gradient_variance
+from collegium.align.lesson import Lesson, gradient_variance
 from collegium.align.methods import METHODS
 from collegium.align.target import Constraint, Moment, Part, Solved, Target, Tilt, solved
 from collegium.core.errors import ConfigError, TargetError
@@ -100,6 +100,64 @@ def test_the_proposal_becomes_the_policy_when_that_is_closer() -> None:
     never = moved(model, aim, dataclasses.replace(CONFIG, method="gdc", check_every=10**6))
     assert exact(off.speaker(), aim)[0] < exact(model, aim)[0]
     assert not torch.equal(off.logits, never.logits)
+
+
+def rarely(model: TinyLM) -> TinyLM:
+    """Return a model that hardly ever says 2."""
+    logits = model.logits.clone()
+    logits[:, 2] -= 9.0
+    return dataclasses.replace(model, logits=logits)
+
+
+def test_from_texts_of_another_model_a_feature_out_of_reach_is_learnt() -> None:
+    often = tiny_lm(0)
+    model = rarely(often)
+    aim = solved(Target(model, (Constraint(says(2)),)), every_text(model))
+    config = dataclasses.replace(CONFIG, samples=60 * 50, batch=50, learning_rate=0.3)
+    with pytest.raises(TargetError, match="in a row had none"):
+        moved(model, aim, config)
+    helped = moved(model, aim, config, proposal=often)
+    assert exact(model, aim)[0] > 10
+    assert exact(helped.speaker(), aim)[0] < 0.2
+
+
+def test_another_models_texts_teach_the_same_in_the_mean() -> None:
+    """The policy is moved as by its own texts: E_q[p / q grad log pi] knows no q."""
+    often = tiny_lm(0)
+    model = rarely(often)
+    aim = solved(Target(model, (Constraint(says(2)),)), every_text(model))
+    config = dataclasses.replace(CONFIG, batch=40_000, samples=40_000)
+    slopes = []
+    for proposal in (None, often, tiny_lm(5)):
+        policy = TablePolicy(often)
+        lesson = Lesson(policy, aim, [START], config=config, ends=ENDS, proposal=proposal)
+        loss = lesson.loss(0, 0)
+        slopes.append(torch.autograd.grad(loss.total / loss.count, [policy.logits])[0])
+    size = float(slopes[0].abs().max())
+    assert size > 0.02
+    for slope in slopes[1:]:
+        torch.testing.assert_close(slope, slopes[0], atol=0.1 * size, rtol=0)
+
+
+def test_a_proposal_is_left_when_the_policy_is_closer_and_a_fit_goes_on_with_it(tmp_path: Path) -> None:
+    often = tiny_lm(0)
+    model = rarely(often)
+    aim = solved(Target(model, (Constraint(says(2)),)), every_text(model))
+    config = dataclasses.replace(CONFIG, samples=20 * 100, batch=100, check_every=2, learning_rate=0.5)
+    whole = moved(model, aim, config, proposal=often)
+    moved(model, aim, config, proposal=often, checkpoints=Checkpoints(tmp_path, "align"), until=9)
+    again = moved(model, aim, config, proposal=often, checkpoints=Checkpoints(tmp_path, "align"))
+    assert torch.equal(whole.logits, again.logits)
+    lesson = Lesson(whole, aim, [START], config=config, ends=ENDS, proposal=often)
+    lesson.loss(0, 0)
+    lesson.after(2)
+    assert lesson.first is None
+
+
+def test_methods_that_learn_from_their_own_texts_take_no_proposal() -> None:
+    model, aim = wanted(Constraint(says(2)))
+    with pytest.raises(ConfigError, match=r"learns from the policy's own texts; a proposal is for gdc, gdc\+\+"):
+        moved(model, aim, dataclasses.replace(CONFIG, method="reinforce"), proposal=model)
 
 
 def test_beta_follows_the_distance_it_is_steered_by() -> None:

@@ -137,3 +137,97 @@ def test_mistakes_end_with_two_and_leave_nothing(
     assert code == 2
     assert message in " ".join(told.split())
     assert not (tmp_path / "library").exists()
+
+
+def test_a_whole_policy_is_a_whole_expert(call, pico_folder: Path, texts: Path, tmp_path: Path) -> None:
+    code, made, told = run(call, pico_folder, tmp_path, texts, "--whole", "--samples", "64")
+    assert code == 0, told
+    assert made is not None
+    assert made["before"]["kl_pi_a"] == pytest.approx(0.0, abs=1e-6)
+    assert abs(made["after"]["kl_pi_a"]) > 1e-6
+    card = Library(tmp_path / "library").card("policy")
+    assert (card.kind, card.context) == ("whole", {})
+    code, _, told = call("generate", "Once", "--model", f"{tmp_path / 'library'}#policy", "--tokens", "2")
+    assert code == 0, told
+    code, _, told = run(call, f"{tmp_path / 'library'}#policy", tmp_path, texts, "--whole", "--as", "again")
+    assert code == 2
+    assert "Give its folder as --model" in told
+
+
+def test_another_model_may_write_the_first_texts(call, pico_folder: Path, texts: Path, tmp_path: Path) -> None:
+    assert run(call, pico_folder, tmp_path, texts)[0] == 0
+    place = tmp_path / "second"
+    code, made, told = run(call, pico_folder, place, texts, "--proposal", f"{tmp_path / 'library'}#policy")
+    assert code == 0, told
+    assert made is not None
+    assert Library(place / "library").card("policy").recipe["proposal"].endswith("library#policy")
+    code, _, told = run(
+        call, pico_folder, tmp_path / "third", texts, "--proposal", pico_folder, "--method", "reinforce"
+    )
+    assert code == 2
+    assert "a proposal is for gdc, gdc++" in told
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    for name, (good, bad) in {"yes": ("aaa", "zzz"), "no": ("zzz", "aaa")}.items():
+        rows = [{"prompt": f"{name} {n}: ", "chosen": f"{good}{n}", "rejected": f"{bad}{n}"} for n in range(40)]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def prefer(call, base: object, pairs: Path, place: Path, texts: Path, *words: object):
+    library = ["--library", place / "library", "--as", "policy", "--out", place / "run", "--general", texts]
+    sizes = ["--rank", "4", "--layers", "all", "--passes", "4", "--learning-rate", "0.02", "--fresh", "8"]
+    sizes += ["--tokens", "4", "--threads", "1", "--text-tokens", "32"]
+    return call("align", "prefer", pairs, "--model", base, *sizes, *library, *words)
+
+
+def test_a_policy_learns_preferences(call, pico_folder: Path, pairs: Path, texts: Path, tmp_path: Path) -> None:
+    code, made, told = prefer(call, pico_folder, pairs, tmp_path, texts)
+    assert code == 0, told
+    assert made is not None
+    assert made["before"]["accuracy"] == {"no": 0.5, "yes": 0.5}
+    assert made["before"]["loss"] == pytest.approx(0.6931, abs=1e-4)
+    assert min(made["after"]["accuracy"].values()) > 0.9
+    assert made["after"]["loss"] < 0.6
+    assert made["before"]["kl_pi_a"] == 0.0
+    assert set(made["after"]) == {
+        "accuracy",
+        "loss",
+        "kl_pi_a",
+        "distinct_2",
+        "self_bleu_5",
+        "general_perplexity",
+        "intervals",
+    }
+    assert (tmp_path / "run" / "report.html").is_file()
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    card = Library(tmp_path / "library").card("policy")
+    assert card.recipe["method"] == "align dpo"
+    assert set(card.documents) == {"train", "dev"}
+    code, _, told = call("generate", "yes 3: ", "--model", f"{tmp_path / 'library'}#policy", "--tokens", "2")
+    assert code == 0, told
+    code, _, told = prefer(call, pico_folder, pairs, tmp_path, texts)
+    assert code == 2
+    assert "take another --as" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--beta", "0"], "beta"),
+        (["--passes", "0"], "passes"),
+        (["--domains", "yess"], "Did you mean 'yes'"),
+        (["--model", "minilm-l6"], "has no output layer"),
+    ],
+)
+def test_mistakes_about_preferences_are_told(call, pico_folder, pairs, texts, tmp_path, words, told) -> None:
+    base = [] if "--model" in words else ["--model", pico_folder]
+    library = ["--library", tmp_path / "library", "--as", "policy", "--general", texts]
+    code, _, shown = call("align", "prefer", pairs, *base, *library, *words)
+    assert code == 2
+    assert told in shown
+    assert not (tmp_path / "library").exists()

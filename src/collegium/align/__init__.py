@@ -9,6 +9,7 @@ from collegium.align.metrics import Metrics, Pool, kl_to_target, measure
 from collegium.align.policy import AdapterPolicy, Policy
 from collegium.align.sampling import Sampled, best_of, best_of_bound, quasi_rejection, resampled
 from collegium.align.target import Constraint, Moment, Solved, Target, Tilt, solved
+from collegium.align.whole import WholePolicy
 
 __all__ = [
     "METHODS",
@@ -28,6 +29,7 @@ __all__ = [
     "Solved",
     "Target",
     "Tilt",
+    "WholePolicy",
     "align",
     "as_prompt",
     "best_of",

@@ -31,8 +31,8 @@ class AlignConfig:
     """New tokens in a text at most."""
     temperature: float = 1.0
     """Of the proposal; what is learnt is weighed by what it was drawn with."""
-    learning_rate: float = 1e-3
-    """AdamW's, constant after the warm-up."""
+    learning_rate: float | None = None
+    """AdamW's, constant after the warm-up; default = 1e-3 for an adapter, 1e-5 for a whole model."""
     warmup: float = 0.08
     """Share of the updates in which the learning rate grows."""
     clip: float = 1.0
@@ -52,11 +52,12 @@ class AlignConfig:
         """Raise ConfigError with every setting out of its bounds."""
         if self.method not in METHODS:
             raise ConfigError(f"there is no method {self.method!r}. {nearest(self.method, METHODS)}")
+        rate = self.learning_rate
         rules = [
             ("samples", self.samples, self.samples >= self.batch, "is at least --batch"),
             ("batch", self.batch, self.batch >= 2, "is at least 2"),
             ("per_prompt", self.per_prompt, self.per_prompt >= 2, "is at least 2"),
-            ("learning_rate", self.learning_rate, 0 < self.learning_rate < math.inf, "is positive and finite"),
+            ("learning_rate", rate, rate is None or 0 < rate < math.inf, "is positive and finite"),
             ("warmup", self.warmup, 0 <= self.warmup <= 1, "lies in [0, 1]"),
             ("clip", self.clip, 0 < self.clip < math.inf, "is positive and finite"),
             ("beta", self.beta, 0 <= self.beta < math.inf, "is not negative and finite"),
@@ -80,11 +81,11 @@ class AlignConfig:
         """Return how texts are drawn to learn from."""
         return Drawing(self.tokens, self.temperature, self.batch, ends)
 
-    def loop(self) -> LoopConfig:
-        """Return the fit loop's settings."""
+    def loop(self, usual_rate: float) -> LoopConfig:
+        """Return the fit loop's settings. usual_rate: the policy's, for where none is asked for."""
         return LoopConfig(
             self.updates,
-            self.learning_rate,
+            usual_rate if self.learning_rate is None else self.learning_rate,
             warmup_steps=round(self.warmup * self.updates),
             final_fraction=1.0,
             betas=(0.9, 0.999),

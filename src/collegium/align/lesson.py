@@ -5,6 +5,7 @@ The lesson is the companion of a fit: the running Z, the proposal and beta are w
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from collegium.align.methods import METHODS, Signals, advantages
 from collegium.align.policy import Policy
 from collegium.align.target import Solved
 from collegium.core.errors import TargetError
+from collegium.core.protocols import LanguageModel
 from collegium.core.randomness import derive_seed, generator
 from collegium.ops.matching import effective_sample_size, kl_to_policy
 from collegium.train import Epochs, Loss
@@ -40,12 +42,18 @@ class Lesson:
         *,
         config: AlignConfig,
         ends: frozenset[int] | None = None,
+        proposal: LanguageModel | None = None,
         told: Told = lambda step, values: None,
     ) -> None:
-        """Begin with the policy as it is. told: is given what was seen of each update's texts."""
+        """Begin with the policy as it is.
+
+        proposal: who proposes texts until the policy is closer to the target. told: is given what was seen of each
+        update's texts.
+        """
         self.policy, self.target, self.config, self.told = policy, solved.target, config, told
         self.method = METHODS[config.method]
         self.batches = Batches(tuple(prompts), config, ends)
+        self.first = proposal
         self.proposal = policy.twin() if self.method.proposal == "adaptive" else policy
         self.log_total = solved.log_z + math.log(solved.texts)
         self.texts, self.beta, self.rejected = solved.texts, config.beta, 0
@@ -67,7 +75,7 @@ class Lesson:
     def loss(self, step: int, part: int) -> Loss:
         """Return the loss whose slope is the policy gradient of update `step`, downwards."""
         del part
-        draws = self.batches.draw(self.proposal, step)
+        draws = self._texts(step)
         with self.policy.reading(draws):
             log_policy = self.policy.learn(draws).double().sum(-1)
             signals = self.signals(draws, log_policy.detach())
@@ -75,6 +83,13 @@ class Lesson:
         gains = gains.masked_fill(signals.log_z == -math.inf, 0.0)  # a prompt none of whose texts count teaches nothing
         self.note(step, draws, signals, gains)
         return Loss(-(gains * log_policy).sum(), len(draws))
+
+    def _texts(self, step: int) -> Draws:
+        """Return texts of the proposal; at temperature 1 their log q is that of a reading, not of the drawing."""
+        if self.first is None:
+            return self.batches.draw(self.proposal.speaker(), step)
+        draws = self.batches.draw(self.first, step)
+        return draws if self.config.temperature != 1 else replace(draws, log_proposal=draws.log_prob(self.first))
 
     def note(self, step: int, draws: Draws, signals: Signals, gains: Float[Tensor, " sample"]) -> None:
         """Keep what `after` needs of an update's texts, and tell what was seen of them."""
@@ -114,7 +129,7 @@ class Lesson:
 
     def _log_proposal(self, draws: Draws, log_policy: Float[Tensor, " sample"]) -> Float[Tensor, " sample"]:
         """Return log q; at temperature 1 it is scored as all others are, so that rounding is alike in every ratio."""
-        if self.config.temperature != 1:
+        if self.config.temperature != 1 or self.first is not None:
             return draws.log_proposal
         return log_policy if self.proposal is self.policy else draws.log_prob(self.proposal.speaker())
 
@@ -165,6 +180,7 @@ class Lesson:
         )
         if closer < far:
             self.proposal.load(self.policy.weights)
+            self.first = None
 
     def close(self) -> None:
         """Let go of a proposal of its own."""
@@ -179,6 +195,7 @@ class Lesson:
             "texts": self.texts,
             "beta": self.beta,
             "rejected": self.rejected,
+            "first": self.first is not None,
             "seen": {name: value for name, value in self._seen.items() if math.isfinite(value)},
         }
 
@@ -188,6 +205,7 @@ class Lesson:
             self.proposal.load(tensors)
         self.log_total, self.texts, self.beta = numbers["log_total"], numbers["texts"], numbers["beta"]
         self.rejected = numbers["rejected"]
+        self.first = self.first if numbers["first"] else None
         self._seen = {"log_sum": -math.inf, **numbers["seen"]} if numbers["seen"] else {}
 
 
@@ -201,12 +219,12 @@ class Batches:
         order = derive_seed(config.seed, "prompts")
         self.order = Epochs(len(prompts), min(len(prompts), max(1, config.batch // self.each)), order)
 
-    def draw(self, proposal: Policy, step: int) -> Draws:
+    def draw(self, proposal: LanguageModel, step: int) -> Draws:
         """Return the texts of an update."""
         chosen = [self.prompts[row] for row in self.order.rows(step).tolist()]
         many = [prompt for prompt in chosen for _ in range(self.each)]
         random = generator(self.config.seed, "texts", str(step))
-        return draw(proposal.speaker(), many, drawing=self.config.drawing(self.ends), random=random)
+        return draw(proposal, many, drawing=self.config.drawing(self.ends), random=random)
 
 
 def gradient_variance(policy: Policy, draws: Draws, gains: Float[Tensor, " sample"], *, parts: int = 8) -> float:

@@ -29,9 +29,15 @@ LEARNING, SPEAKING = ".policy", ".policy speaking"
 class Policy(Protocol):
     """A language model that is moved.
 
-    `speaker()` is the policy as it is now, to draw from and to score with; it is asked for anew once weights changed.
-    `twin()` is another policy, equal now, with weights of its own: a proposal that `load` brings up to date.
+    `usual_rate` is a learning rate that suits it. `speaker()` is the policy as it is now, to draw from and to score
+    with; it is asked for anew once weights changed. `twin()` is another policy, equal now, with weights of its own: a
+    proposal that `load` brings up to date.
     """
+
+    @property
+    def usual_rate(self) -> float:
+        """AdamW's learning rate where none is asked for."""
+        ...
 
     @property
     def weights(self) -> Mapping[str, Tensor]:
@@ -74,6 +80,8 @@ class Policy(Protocol):
 
 class AdapterPolicy:
     """An adapter worn by the original model."""
+
+    usual_rate = 1e-3
 
     def __init__(self, reference: Wearable, adapter: Adapter, *, name: str = "") -> None:
         """Attach the adapter, whose tensors are trained in place. name: tells several policies on one base apart."""

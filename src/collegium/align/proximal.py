@@ -92,7 +92,7 @@ class Proximal:
 
     def _collect(self, step: int) -> tuple[Draws, Round]:
         """Return a round's texts, drawn from the policy as it is, and what their tokens are worth."""
-        draws = self.inner.batches.draw(self.policy, step)
+        draws = self.inner.batches.draw(self.policy.speaker(), step)
         with torch.no_grad(), self.policy.reading(draws):
             log_old = self.policy.learn(draws)
             log_a = self.inner.target.reference.score(draws.tokens, lengths=draws.lengths, context=draws.context).cpu()

@@ -1,13 +1,14 @@
-"""`align run / eval / sample`: moving a model to a reward or to a distribution."""
+"""`align run / prefer / eval / sample`: moving a model to a reward or to a distribution."""
 
 from typing import Any
 
 from collegium.cli.command import Command, Group
 from collegium.cli.console import Screen
 from collegium.cli.output import Outcome
-from collegium.recipes.aligning import evaluate, run, sample
+from collegium.recipes.aligning import evaluate, prefer, run, sample
 from collegium.recipes.aligning.evaluate import AlignEvalConfig
 from collegium.recipes.aligning.page import metric_rows
+from collegium.recipes.aligning.prefer import AlignPreferConfig
 from collegium.recipes.aligning.run import AlignRunConfig
 from collegium.recipes.aligning.sample import AlignSampleConfig
 
@@ -19,6 +20,15 @@ def run_align(config: AlignRunConfig, screen: Screen) -> Outcome:
         return Outcome(found)
     screen.table(("", "before", "after"), metric_rows(found))
     screen.say(f"{found['samples_seen']:,} texts in {found['seconds'] / 60:.1f} minutes; report: {found['report']}")
+    screen.say(f"next: collegium generate '...' --model {found['library']}#{found['name']}")
+    return Outcome(found)
+
+
+def run_prefer(config: AlignPreferConfig, screen: Screen) -> Outcome:
+    """Return the object of `align prefer --json`."""
+    found = prefer.run(config, watch=screen).result
+    screen.table(("", "before", "after"), metric_rows(found))
+    screen.say(f"{found['pairs_seen']:,} pairs in {found['seconds'] / 60:.1f} minutes; report: {found['report']}")
     screen.say(f"next: collegium generate '...' --model {found['library']}#{found['name']}")
     return Outcome(found)
 
@@ -42,9 +52,10 @@ def run_sample(config: AlignSampleConfig, screen: Screen) -> Outcome:
 
 
 ALIGN = Group(
-    "Move a model to a reward or to a distribution; sample from a target.",
+    "Move a model to a reward, to a distribution or to preferences; sample from a target.",
     {
         "run": Command(AlignRunConfig, run_align, memory_flag="--batch", resumes=True),
+        "prefer": Command(AlignPreferConfig, run_prefer, memory_flag="--batch", resumes=True),
         "eval": Command(AlignEvalConfig, run_eval, memory_flag="--batch"),
         "sample": Command(AlignSampleConfig, run_sample, memory_flag="--batch"),
     },

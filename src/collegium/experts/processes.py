@@ -5,6 +5,7 @@ checkpoints stay. Workers do not hear Ctrl-C; their parent does, and asks each t
 parent is gone does so by itself.
 """
 
+import gc
 import os
 import pickle
 import shutil
@@ -186,7 +187,8 @@ def serve(descriptor: int) -> None:
             pipe.send(done)
             task = pipe.recv()
     except (KeyboardInterrupt, EOFError, OSError):
-        # asked to end, or the parent is gone
+        # asked to end, or the parent is gone; a last garbage collection would look at every object of torch
+        gc.freeze()
         sys.exit(128 + signal.SIGTERM)
 
 

@@ -17,6 +17,8 @@ class TablePolicy:
     With `order` as long as the texts it can become any distribution over them; with order 1 it is a bigram model.
     """
 
+    usual_rate = 0.05
+
     def __init__(self, model: TinyLM) -> None:
         """Begin as a model, with logits of its own."""
         self.inner = model

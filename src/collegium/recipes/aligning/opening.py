@@ -37,10 +37,12 @@ class Original:
 def open_original(text: str, library: Path, common: Common, *, watch: Watch) -> Original:
     """Return the original model of a reference.
 
-    Raises ConfigError for one of another library than the policy is to be kept in, IncompatibleExpert for experts that
+    Raises BaseModelError for one that does not speak, ConfigError for one of another library than the policy is to be
+    kept in, IncompatibleExpert for experts that
     a policy cannot be added to, RoutingError for a model that wears no adapter.
     """
     opened = open_reference(text, common, watch=watch)
+    opened.base.require_output()
     carrier(opened.model)
     assert isinstance(opened.model, Wearable)
     if opened.library is None:
@@ -61,6 +63,18 @@ def open_original(text: str, library: Path, common: Common, *, watch: Watch) -> 
                 + ("Give its folder as --model." if kind == "whole" else "Compose it by ensemble, or align the base.")
             )
     return Original(again, opened, opened.model, {EXPERTS: weights} if weights else {}, parents)
+
+
+def open_proposal(text: str, original: Original, common: Common, *, watch: Watch) -> LanguageModel | None:
+    """Return the model that writes the first texts, None where none is named; raises ConfigError for other tokens."""
+    if not text:
+        return None
+    opened = open_reference(text, common, watch=watch)
+    if opened.base.fingerprint.tokenizer != original.opened.base.fingerprint.tokenizer:
+        raise ConfigError(
+            f"--proposal {text} has another tokenizer than the original model: its texts mean nothing there."
+        )
+    return opened.model
 
 
 def _check_place(text: str, opened: Opened, library: Path) -> None:

@@ -8,6 +8,7 @@ from collegium.recipes.report import ColouredText, Report, line_chart, render
 Progress = Mapping[int, Mapping[str, float]]
 
 WORDS = {
+    "loss": "DPO's loss, nats a pair",
     "kl_p_pi": "KL(p, pi), nats: distance of the target from the policy",
     "tv": "total variation of target and policy",
     "kl_pi_a": "KL(pi, a), nats: distance from the original",
@@ -105,9 +106,10 @@ def metric_rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return a row a metric: its name, and each value with its interval."""
     sides = (found["before"], found["after"])
     rows = []
-    for name in sides[1]["moments"]:
-        one, other = (_told(each["moments"][name], each["intervals"]["moments"][name]) for each in sides)
-        rows.append((f"mean of {name}", one, other))
+    for kind, of in (("moments", "mean of"), ("accuracy", "accuracy on")):
+        for name in sides[1].get(kind, ()):
+            one, other = (_told(each[kind][name], each["intervals"][kind][name]) for each in sides)
+            rows.append((f"{of} {name}", one, other))
     for name, words in WORDS.items():
         if name in sides[1]:
             one, other = (_told(each[name], each["intervals"][name]) for each in sides)

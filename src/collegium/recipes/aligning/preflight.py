@@ -14,8 +14,8 @@ ENOUGH, HOPELESS = 100, 10
 """Texts of the target in the whole budget: about as many as a policy needs, and fewer than it can learn from."""
 
 WAY_OUT = (
-    "Begin where it is likelier: another --prompt, an expert or an aligned policy that says it more often as --model; "
-    "or give more --samples"
+    "Begin where it is likelier: another --prompt; an expert or an aligned policy that says it more often as --model, "
+    "or as --proposal where the original is to stay what it is; or give more --samples"
 )
 
 
@@ -38,9 +38,9 @@ class Preflight:
             f"{name} {value:.3g} (wanted {self.solved.moments[name]:.3g})" for name, value in self.solved.base.items()
         )
         return [
-            f"{self.solved.texts} texts of the original model: {base}",
-            f"the target is {self.solved.moved:.2f} nats from it; {100 * self.share:.1f} % of its texts count for the "
-            f"target, so about {self.needed:,} texts are likely to be needed",
+            f"{self.solved.texts} texts, the original model's means: {base}",
+            f"the target is {self.solved.moved:.2f} nats from it; {100 * self.share:.1f} % of these texts count for "
+            f"it, so about {self.needed:,} texts are likely to be needed",
         ]
 
     def to_json(self) -> dict[str, Any]:

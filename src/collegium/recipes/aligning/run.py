@@ -1,6 +1,5 @@
 """`align run`: move a model to a target by a row of the table, and keep the policy as an expert."""
 
-import datetime
 import json
 import shutil
 import time
@@ -15,30 +14,28 @@ from collegium.align.config import AlignConfig
 from collegium.align.draws import Drawing, Draws, Prompt, draw
 from collegium.align.fit import Moved, align, check_method
 from collegium.align.metrics import Metrics, kl_to_target, measure
-from collegium.align.policy import AdapterPolicy
+from collegium.align.policy import AdapterPolicy, Policy
 from collegium.align.target import Target
-from collegium.core.cards import ExpertCard, content_hash
-from collegium.core.errors import ConfigError, NameTaken
+from collegium.align.whole import WholePolicy
+from collegium.core.cards import content_hash
+from collegium.core.errors import ConfigError
 from collegium.core.files import write_text
-from collegium.core.names import check_name
 from collegium.core.protocols import LanguageModel
 from collegium.core.randomness import generator
 from collegium.core.samples import plain_text
-from collegium.experts import Expert, FitConfig, adapter_payload
-from collegium.experts.fresh import with_tensors
+from collegium.experts import FitConfig
 from collegium.experts.recipe import recipe_of, resolve
 from collegium.infer import HeldOut
-from collegium.library import Library
-from collegium.models import memory_errors
+from collegium.models import Base, memory_errors
 from collegium.recipes.aligning.general import general_text
-from collegium.recipes.aligning.opening import Original, open_original, read_prompts
+from collegium.recipes.aligning.keeping import check_free, opened_library, policy_expert
+from collegium.recipes.aligning.opening import Original, open_original, open_proposal, read_prompts
 from collegium.recipes.aligning.page import align_page
 from collegium.recipes.aligning.preflight import Preflight, check_reach, look_ahead
 from collegium.recipes.aligning.wishes import read_target
 from collegium.recipes.building.training import StepBar
 from collegium.recipes.common import Common
-from collegium.recipes.opening import DEFAULT_BASE, kept_reference
-from collegium.recipes.reference import is_library
+from collegium.recipes.opening import DEFAULT_BASE
 from collegium.recipes.run_card import RunCard, make_card, make_folder, run_folder, save_card
 from collegium.recipes.watch import Watch
 from collegium.train import Checkpoints, JsonlLogger, Logger, SeveralLoggers, TensorBoardLogger
@@ -65,10 +62,15 @@ class AlignRunConfig:
     """What texts go on from."""
     prompts: Path | None = None
     """In place of one prompt, a file with one a line."""
+    proposal: str = ""
+    """gdc, gdc++: who writes the first texts in place of the original, such as an expert that is likelier to reach a
+    rare target; what is learnt is weighed by it, and the original stays the original."""
     pool: int = 256
-    """Texts of the original model that the target is looked at on first."""
+    """Texts of the original model, or of the proposal, that the target is looked at on first."""
     fresh: int = 256
     """Texts that a policy is measured on."""
+    whole: bool = False
+    """Move a copy of all weights in place of an adapter; the original is a base then."""
     rank: int = 16
     """Rank of the policy's adapter."""
     layers: str = "top:10"
@@ -102,6 +104,7 @@ class Setting:
     config: AlignConfig
     adapter: FitConfig
     ahead: Preflight
+    proposal: LanguageModel | None
     general: HeldOut | None
     folder: Path
 
@@ -118,20 +121,26 @@ def run(config: AlignRunConfig, *, watch: Watch) -> RunCard:
     original = open_original(config.model, config.library, config.common, watch=watch)
     parts = read_target(config.target, config.common, allow_code=config.allow_code)
     prompts = read_prompts(config.prompt, config.prompts, original.model)
+    if config.whole and (not isinstance(original.model, Base) or original.model.worn):
+        raise ConfigError(f"a whole policy is a copy of a base, {config.model} is more than one; leave --whole out.")
     settings = replace(config.align, seed=config.common.seed)
+    proposal = open_proposal(config.proposal, original, config.common, watch=watch)
     with memory_errors("--batch or --pool"):
-        pool = draws_of(original.model, prompts, config.pool, settings, label="pool", watch=watch)
+        pool = draws_of(proposal or original.model, prompts, config.pool, settings, label="pool", watch=watch)
         ahead = look_ahead(Target(original.model, parts), pool)
         for line in ahead.lines():
             watch.say(line)
-        check_method(settings.method, ahead.solved)
+        check_method(settings.method, ahead.solved, proposal=proposal is not None)
         check_reach(ahead, settings, force=config.force, say=watch.say)
         if config.dry_run:
             return make_card("align run", config, {"plan": ahead.to_json()}, time.perf_counter() - start)
         general = general_text(config.general, original.opened.base.tokenizer, watch=watch)
-        adapter = resolve(FitConfig(rank=config.rank, layers=config.layers, seed=settings.seed))
+        trained = FitConfig(seed=settings.seed)
+        if not config.whole:
+            trained = replace(trained, rank=config.rank, layers=config.layers)
+        adapter = resolve(trained, "whole" if config.whole else "lora")
         folder = make_folder(run_folder("align run", config, config.out))
-        setting = Setting(original, prompts, settings, adapter, ahead, general, folder)
+        setting = Setting(original, prompts, settings, adapter, ahead, proposal, general, folder)
         return _moved(config, setting, watch=watch, start=start)
 
 
@@ -140,7 +149,7 @@ def _moved(config: AlignRunConfig, setting: Setting, *, watch: Watch, start: flo
     model, ahead = setting.original.model, setting.ahead
     fresh = draws_of(model, setting.prompts, config.fresh, setting.config, label="before", watch=watch)
     before = measure(model, setting.target, ahead.pool, fresh, general=setting.general)
-    policy = AdapterPolicy.fresh(model, setting.adapter)
+    policy = fresh_policy(config, setting)
     logger = loggers(config, setting, policy, watch=watch)
     try:
         moved = align(
@@ -148,6 +157,7 @@ def _moved(config: AlignRunConfig, setting: Setting, *, watch: Watch, start: flo
             ahead.solved,
             setting.prompts,
             config=setting.config,
+            proposal=setting.proposal,
             checkpoints=Checkpoints(setting.folder / "checkpoints", identity_of(config, setting), every=4),
             logger=logger,
         )
@@ -156,9 +166,15 @@ def _moved(config: AlignRunConfig, setting: Setting, *, watch: Watch, start: flo
     speaker = policy.speaker()
     said = draws_of(speaker, setting.prompts, config.fresh, setting.config, label="after", watch=watch)
     after = measure(speaker, setting.target, ahead.pool, said, general=setting.general)
-    expert = policy_expert(config, setting, policy, moved)
-    library = opened_library(config, setting)
-    library.add(expert)
+    expert = policy_expert(
+        config.name,
+        policy,
+        setting.original,
+        setting.adapter,
+        recipe=policy_recipe(config, setting, moved),
+        tokens_seen=setting.config.samples * setting.config.tokens,
+    )
+    opened_library(config.library, config.model, setting.original).add(expert)
     policy.close()
     seconds = time.perf_counter() - start
     result = result_of(config, setting, moved, before, after, seconds=seconds)
@@ -172,17 +188,22 @@ def _moved(config: AlignRunConfig, setting: Setting, *, watch: Watch, start: flo
 
 def check_config(config: AlignRunConfig) -> None:
     """Raise ConfigError for impossible numbers, NameTaken for a name that is taken."""
-    check_name(config.name, what="policy")
+    check_free(config.library, config.name)
     few = [flag for flag in ("pool", "fresh") if getattr(config, flag) < 2]
     if few or config.curve_every < 1:
         raise ConfigError(
             f"--pool and --fresh are at least 2, --curve-every at least 1; got {config.pool}, {config.fresh} and "
             f"{config.curve_every}."
         )
-    if is_library(str(config.library)):
-        library = Library(config.library, read_only=True)
-        if config.name in {*library.names(), *library.model_names(), *library.router_names()}:
-            raise NameTaken(f"the library has something called {config.name!r} already; take another --as.")
+
+
+def fresh_policy(config: AlignRunConfig, setting: Setting) -> AdapterPolicy | WholePolicy:
+    """Return a policy that says what the original does; which checks made sure is a base for a whole one."""
+    model = setting.original.model
+    if not config.whole:
+        return AdapterPolicy.fresh(model, setting.adapter)
+    assert isinstance(model, Base)
+    return WholePolicy.fresh(model)
 
 
 def draws_of(
@@ -198,7 +219,7 @@ def draws_of(
 class Curve:
     """A logger that looks, every so many updates, how far the policy is from the target."""
 
-    def __init__(self, every: int, setting: Setting, policy: AdapterPolicy, sink: Logger) -> None:
+    def __init__(self, every: int, setting: Setting, policy: Policy, sink: Logger) -> None:
         """Keep what is looked at, and where it is noted."""
         self.every, self.setting, self.policy, self.sink = every, setting, policy, sink
 
@@ -212,7 +233,7 @@ class Curve:
         """Nothing is held back."""
 
 
-def loggers(config: AlignRunConfig, setting: Setting, policy: AdapterPolicy, *, watch: Watch) -> SeveralLoggers:
+def loggers(config: AlignRunConfig, setting: Setting, policy: Policy, *, watch: Watch) -> SeveralLoggers:
     """Return where progress goes: a bar, a file of lines, TensorBoard where it is wanted."""
     sinks: list[Logger] = [JsonlLogger(setting.folder / PROGRESS)]
     if config.tensorboard:
@@ -236,8 +257,9 @@ def identity_of(config: AlignRunConfig, setting: Setting) -> str:
         {
             "target": config.target,
             "prompts": [prompt.text for prompt in setting.prompts],
+            "proposal": config.proposal,
             "settings": asdict(setting.config),
-            "adapter": recipe_of(setting.adapter, "lora", setting.original.opened.base),
+            "adapter": recipe_of(setting.adapter, "whole" if config.whole else "lora", setting.original.opened.base),
             "base": setting.original.opened.base.fingerprint.short,
             "context": dict(setting.original.context),
             "parents": dict(setting.original.parents),
@@ -246,16 +268,13 @@ def identity_of(config: AlignRunConfig, setting: Setting) -> str:
     )
 
 
-def policy_expert(config: AlignRunConfig, setting: Setting, policy: AdapterPolicy, moved: Moved) -> Expert:
-    """Return the policy as an expert whose card says what it stands on and how it was made."""
-    base = setting.original.opened.base
-    payload = adapter_payload(base, with_tensors(policy.adapter, lambda each: each.detach().to("cpu", copy=True)))
-    recipe = {
-        **recipe_of(setting.adapter, "lora", base),
+def policy_recipe(config: AlignRunConfig, setting: Setting, moved: Moved) -> dict[str, Any]:
+    """Return what the policy's card says of how it was made."""
+    return {
         "method": f"align {setting.config.method}",
         "target": config.target,
         "prompts": [prompt.text for prompt in setting.prompts[:SHOWN]],
-        "original": setting.original.reference,
+        "proposal": config.proposal,
         "align": asdict(setting.config),
         "tilts": {
             part.feature.name: weight for part in setting.target.parts if (weight := getattr(part, "weight", None))
@@ -263,26 +282,6 @@ def policy_expert(config: AlignRunConfig, setting: Setting, policy: AdapterPolic
         "log_z": moved.log_z,
         "beta": moved.beta,
     }
-    card = ExpertCard(
-        name=config.name,
-        kind="lora",
-        base=base.fingerprint,
-        tokens_seen=setting.config.samples * setting.config.tokens,
-        trained_parameters=payload.parameters,
-        recipe=recipe,
-        recipe_hash=content_hash(recipe),
-        parents=setting.original.parents,
-        context=setting.original.context,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    )
-    return Expert(card, payload)
-
-
-def opened_library(config: AlignRunConfig, setting: Setting) -> Library:
-    """Return the library that the policy goes to, made where it is not there."""
-    opened = setting.original.opened
-    reference = kept_reference(config.model) if opened.library is None else opened.library.base_reference
-    return Library(config.library, base=opened.base, base_reference=reference)
 
 
 def result_of(
