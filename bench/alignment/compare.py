@@ -17,8 +17,11 @@ HERE = Path(__file__).resolve().parent
 PROMPT = "Once upon a time"
 TARGETS = {"she": 'contains("she")', "half": "moment(female()) == 0.5"}
 METHODS = ("gdc++", "reinforce", "gdc", "kl_control", "fdpg-jensen_shannon")
-PLANS = [(target, method) for target in TARGETS for method in METHODS[: None if target == "she" else 2]]
-"""The word by every method; the half by distribution matching and by reward maximisation."""
+PLANS = [
+    *((target, method) for method in METHODS[:2] for target in TARGETS),
+    *(("she", method) for method in METHODS[2:]),
+]
+"""The half by distribution matching and by reward maximisation; the word by every method."""
 
 
 def moved(target: str, method: str, folder: Path) -> dict[str, Any]:
