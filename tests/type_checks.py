@@ -21,20 +21,25 @@ class Sparing:
     def __call__(self, *given: Any, **options: Any) -> Any:
         if not given:
             return functools.partial(self, **options)
-        checked = self.jaxtyped(*given, **options)
-        return self.sparing(given[0], checked) if inspect.isfunction(given[0]) else checked
+        if inspect.isfunction(given[0]):
+            return self.sparing(given[0], functools.partial(self.jaxtyped, *given, **options))
+        return self.jaxtyped(*given, **options)
 
-    def sparing(self, plain: Callable[..., Any], checked: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a function that is checked until it was called often enough in this test."""
-        test, left = 0, CALLS
+    def sparing(self, plain: Callable[..., Any], checking: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
+        """Return a function that is checked until it was called often enough in this test.
+
+        checking: makes the function that is checked, which takes a millisecond and so waits for the first call.
+        """
+        test, left, checked = 0, CALLS, None
 
         @functools.wraps(plain)
         def call(*args: Any, **kwargs: Any) -> Any:
-            nonlocal test, left
+            nonlocal test, left, checked
             if test != self.test:
                 test, left = self.test, CALLS
             if left and self.checks:
                 left -= 1
+                checked = checked or checking()
                 return checked(*args, **kwargs)
             return plain(*args, **kwargs)
 

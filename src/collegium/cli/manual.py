@@ -67,16 +67,16 @@ PAGES: Mapping[str, Callable[[], str]] = {"cli.md": manual, "claims.md": current
 """File in the docs folder -> what it should be."""
 
 
-def write_pages(docs: Path) -> None:
+def write_pages(docs: Path, pages: Mapping[str, Callable[[], str]] = PAGES) -> None:
     """Write every page that the code writes."""
-    for name, page in PAGES.items():
+    for name, page in pages.items():
         write_text(docs / name, page())
 
 
-def differences(docs: Path) -> list[str]:
+def differences(docs: Path, pages: Mapping[str, Callable[[], str]] = PAGES) -> list[str]:
     """Return what is out of date, as a difference cut at forty lines; nothing when all is well."""
     found = []
-    for name, page in PAGES.items():
+    for name, page in pages.items():
         path = docs / name
         old, new = path.read_text() if path.exists() else "", page()
         if old != new:

@@ -35,7 +35,7 @@ class AlignEvalConfig:
     """What texts go on from; default = what its card says."""
     prompts: Path | None = None
     """In place of one prompt, a file with one a line."""
-    pool: int = 256
+    pool: int = 640
     """Texts of the original model that the target is looked at on."""
     fresh: int = 256
     """Texts of the policy."""

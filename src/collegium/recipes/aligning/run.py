@@ -65,7 +65,7 @@ class AlignRunConfig:
     proposal: str = ""
     """gdc, gdc++: who writes the first texts in place of the original, such as an expert that is likelier to reach a
     rare target; what is learnt is weighed by it, and the original stays the original."""
-    pool: int = 256
+    pool: int = 640
     """Texts of the original model, or of the proposal, that the target is looked at on first."""
     fresh: int = 256
     """Texts that a policy is measured on."""

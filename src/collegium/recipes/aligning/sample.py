@@ -47,7 +47,7 @@ class AlignSampleConfig:
     """Quasi-rejection: the share of texts that is accepted; smaller is nearer to the target."""
     most: int = 4096
     """Texts of the proposal that are drawn at most."""
-    pool: int = 256
+    pool: int = 640
     """Texts of the original on which the target's moments are found."""
     tokens: int = 32
     """New tokens in a text at most."""
