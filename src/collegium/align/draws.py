@@ -15,6 +15,7 @@ from collegium.core.errors import BaseModelError, ConfigError, DataError
 from collegium.core.protocols import LanguageModel, context_limit
 from collegium.core.samples import Sample
 from collegium.infer import end_tokens
+from collegium.ops.drawing import draw_tokens
 
 
 @dataclass(frozen=True)
@@ -163,9 +164,9 @@ def _draw_batch(
         log_probs = decoding.next_logprobs().cpu()
         if drawing.temperature != 1:
             log_probs = (log_probs / drawing.temperature).log_softmax(-1)
-        chosen = torch.multinomial(log_probs.exp(), 1, generator=random)
-        log_q[live] += log_probs.gather(1, chosen)[:, 0].double()
-        tokens = chosen[:, 0].tolist()
+        chosen = draw_tokens(log_probs, random=random)
+        log_q[live] += log_probs.gather(1, chosen[:, None])[:, 0].double()
+        tokens = chosen.tolist()
         for row, token in zip(live.tolist(), tokens, strict=True):
             said[row].append(token)
         stay = torch.tensor([token not in ends for token in tokens])
@@ -174,7 +175,7 @@ def _draw_batch(
         if not bool(stay.all()):
             live = live[stay]
             decoding.keep(stay.nonzero()[:, 0])
-        decoding.step(chosen[stay, 0])
+        decoding.step(chosen[stay])
     return _draws(model, prompts, said, numbers=numbers, log_q=log_q, ends=ends)
 
 
