@@ -104,7 +104,7 @@ def test_an_adapter_is_moved_towards_a_constraint(name: str, method: str, librar
     prompt = as_prompt("Once", model)
     pool = draw(model, [prompt] * 128, drawing=Drawing(tokens=4, batch=128), random=generator(1, "pool"))
     aim = solved(Target(model, (Constraint(regex("[a-h]")),)), pool)
-    config = AlignConfig(method=method, samples=6 * 64, tokens=4, learning_rate=2e-2, warmup=0.0, beta=0.02)
+    config = AlignConfig(method=method, samples=12 * 64, tokens=4, learning_rate=2e-2, warmup=0.0, beta=0.02)
     policy = AdapterPolicy.fresh(model, CONFIG)
     align(policy, aim, [prompt], config=config)
     kept = pool.take((aim.target.values(pool.samples)['regex("[a-h]")'] == 1).nonzero()[:, 0])
