@@ -56,21 +56,28 @@ def table(kept: Kept) -> str:
 def _cells(side: Mapping[str, Any], feature: str) -> list[str]:
     low, high = side["intervals"]["moments"][feature]
     shown = [f"{side['moments'][feature]:.2f} ({low:.2f} to {high:.2f})"]
-    return [*shown, *(f"{side[name]:.2f}" if name in side else "-" for name in METRICS)]
+    return [*shown, *(f"{side[name]:,.2f}" if name in side else "-" for name in METRICS)]
 
 
 def pictures(kept: Kept) -> dict[str, str]:
-    """Return name -> drawing: the feature, the distance from the target and that from the original along the way."""
-    feature = next(iter(next(iter(kept.values()))["card"]["result"]["before"]["moments"]))
+    """Return name -> drawing: the feature, the distance from the target and that from the original along the way.
+
+    Distances are cut at three times that of the target from the original, so that one that explodes hides no other.
+    """
+    result = next(iter(kept.values()))["card"]["result"]
+    feature = next(iter(result["before"]["moments"]))
+    most = round(3 * result["ahead"]["nats"], 1)
     shown = {
         "reached": (f"moment {feature}", "mean", f"{feature} in the texts drawn"),
-        "target": ("kl_p_pi", "nats", "KL(p, pi): distance from the target"),
-        "drift": ("kl_pi_a", "nats", "KL(pi, a): distance from the original"),
+        "target": ("kl_p_pi", "nats", f"KL(p, pi): distance from the target, cut at {most}"),
+        "drift": ("kl_pi_a", "nats", f"KL(pi, a): distance from the original, cut at {most}"),
     }
     found = {}
     for name, (key, unit, title) in shown.items():
         curves = {
-            LABELS[method]: [(float(line["step"]), float(line[key])) for line in each["progress"] if key in line]
+            LABELS[method]: [
+                (float(line["step"]), min(float(line[key]), most)) for line in each["progress"] if key in line
+            ]
             for method, each in kept.items()
         }
         found[name] = line_chart(curves, x="updates", y=unit, title=title)

@@ -62,8 +62,9 @@ def moved(name: str, folder: Path) -> dict[str, Any]:
     """Return a task's card and its way, update by update."""
     library = "library" if "--model" in TASKS[name] else "policies"
     run(["align", "run", *TASKS[name], "--library", library, "--as", f"task-{name}", "--out", name], folder)
-    lines = (folder / name / "progress.jsonl").read_text().splitlines()
-    return {"card": json.loads((folder / name / "run.json").read_text()), "progress": [json.loads(row) for row in lines]}
+    place = folder / name
+    way = [json.loads(line) for line in (place / "progress.jsonl").read_text().splitlines()]
+    return {"card": json.loads((place / "run.json").read_text()), "progress": way}
 
 
 def main(folder: Path) -> None:

@@ -102,7 +102,7 @@ def test_a_twin_goes_its_own_way_until_it_is_brought_up_to_date() -> None:
 def test_an_adapter_is_moved_towards_a_constraint(name: str, method: str, library: Library) -> None:
     model = MODELS[name](pico_base(), library)
     prompt = as_prompt("Once", model)
-    pool = draw(model, [prompt] * 128, drawing=Drawing(tokens=4, batch=128), random=generator(1, "pool"))
+    pool = draw(model, [prompt] * 512, drawing=Drawing(tokens=4, batch=512), random=generator(1, "pool"))
     aim = solved(Target(model, (Constraint(regex("[a-h]")),)), pool)
     config = AlignConfig(method=method, samples=12 * 64, tokens=4, learning_rate=2e-2, warmup=0.0, beta=0.02)
     policy = AdapterPolicy.fresh(model, CONFIG)
