@@ -99,7 +99,7 @@ def wide_pico(seed: int) -> Base:
 
 def _decoder(seed: int) -> Base:
     del seed
-    return load_base("smollm2-135m", dtype="bfloat16")
+    return load_base("smollm2-135m", dtype="auto")
 
 
 def _encoder(seed: int) -> Base:
