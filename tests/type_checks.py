@@ -1,4 +1,4 @@
-"""Run-time checks of shapes and types, on a function's first calls in each test: loops would double the time of all."""
+"""Run-time checks of shapes and types, on a function's first calls in each test: in loops they double its time."""
 
 import contextlib
 import functools
@@ -53,8 +53,10 @@ class Sparing:
     def unchecked(self) -> Iterator[None]:
         """Check nothing, where calls are counted."""
         self.checks = False
-        yield
-        self.checks = True
+        try:
+            yield
+        finally:
+            self.checks = True
 
 
 SPARING = Sparing(jaxtyping.jaxtyped)

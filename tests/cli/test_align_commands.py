@@ -8,6 +8,7 @@ import pytest
 from collegium.cli.main import main
 from collegium.library import Library
 from collegium.models import load_base
+from collegium.recipes.building.training import StepBar
 
 TARGET = 'regex("[a-z]")'
 SMALL = ["--prompt", "Once", "--tokens", "4", "--batch", "32"]
@@ -183,6 +184,24 @@ def prefer(call, base: object, pairs: Path, place: Path, texts: Path, *words: ob
     sizes = ["--rank", "4", "--layers", "all", "--passes", "4", "--learning-rate", "0.02", "--fresh", "8"]
     sizes += ["--tokens", "4", "--threads", "1", "--text-tokens", "32"]
     return call("align", "prefer", pairs, "--model", base, *sizes, *library, *words)
+
+
+def test_interrupted_it_goes_on_to_what_an_unbroken_run_leaves(call, pico_folder, pairs, texts, tmp_path, monkeypatch):
+    assert prefer(call, pico_folder, pairs, tmp_path / "unbroken", texts)[0] == 0
+
+    class Stopping(StepBar):
+        def log(self, step, values):
+            super().log(step, values)
+            if step == 19:
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("collegium.recipes.aligning.prefer.StepBar", Stopping)
+        assert prefer(call, pico_folder, pairs, tmp_path / "broken", texts)[0] == 130
+    assert list((tmp_path / "broken" / "run" / "checkpoints").iterdir())
+    assert prefer(call, pico_folder, pairs, tmp_path / "broken", texts)[0] == 0
+    one, other = (Library(tmp_path / each / "library").card("policy") for each in ("unbroken", "broken"))
+    assert one.payload == other.payload
 
 
 def test_a_policy_learns_preferences(call, pico_folder: Path, pairs: Path, texts: Path, tmp_path: Path) -> None:

@@ -72,14 +72,24 @@ class Metrics:
     def to_dict(self) -> dict[str, object]:
         """Return plain numbers, and the intervals apart."""
         single = {name: value for name in _SINGLE if isinstance(value := getattr(self, name), Interval)}
-        return {
-            "moments": {name: each.estimate for name, each in self.moments.items()},
-            **{name: each.estimate for name, each in single.items()},
-            "intervals": {
-                **{name: [each.low, each.high] for name, each in single.items()},
-                "moments": {name: [each.low, each.high] for name, each in self.moments.items()},
-            },
-        }
+        return plain_intervals({"moments": self.moments, **single})
+
+
+def plain_intervals(found: Mapping[str, Interval | Mapping[str, Interval]]) -> dict[str, object]:
+    """Return estimates as plain numbers, and under `intervals` both bounds of each.
+
+    >>> plain_intervals({"loss": Interval(0.1, 0.2, 0.3)})
+    {'loss': 0.2, 'intervals': {'loss': [0.1, 0.3]}}
+    """
+    numbers: dict[str, object] = {}
+    bounds: dict[str, object] = {}
+    for name, each in found.items():
+        if isinstance(each, Interval):
+            numbers[name], bounds[name] = each.estimate, [each.low, each.high]
+        else:
+            numbers[name] = {key: own.estimate for key, own in each.items()}
+            bounds[name] = {key: [own.low, own.high] for key, own in each.items()}
+    return {**numbers, "intervals": bounds}
 
 
 _SINGLE = ("kl_p_pi", "kl_pi_a", "tv", "distinct_2", "self_bleu_5", "general_perplexity")

@@ -14,7 +14,7 @@ from collegium.core.errors import NameTaken
 from collegium.core.names import check_name
 from collegium.experts import Expert, FitConfig, WholePayload, adapter_payload
 from collegium.experts.fresh import with_tensors
-from collegium.experts.recipe import recipe_of
+from collegium.experts.recipe import Kind, recipe_of
 from collegium.library import Library
 from collegium.recipes.aligning.opening import Original
 from collegium.recipes.opening import kept_reference
@@ -63,6 +63,17 @@ def policy_expert(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
     return Expert(card, payload)
+
+
+def made_on(original: Original, adapter: FitConfig, kind: Kind) -> dict[str, Any]:
+    """Return what an original model and the settings of what is trained add to a run's identity."""
+    base = original.opened.base
+    return {
+        "adapter": recipe_of(adapter, kind, base),
+        "base": base.fingerprint.short,
+        "context": dict(original.context),
+        "parents": dict(original.parents),
+    }
 
 
 def opened_library(path: Path, model: str, original: Original) -> Library:

@@ -17,23 +17,23 @@ from collegium.align.config import AlignConfig
 from collegium.align.diversity import distinct_each, self_bleu_each
 from collegium.align.dpo import PairDraws, fit_preferences, margins, pair_draws
 from collegium.align.draws import Prompt
-from collegium.align.metrics import general_perplexity
+from collegium.align.metrics import general_perplexity, plain_intervals
 from collegium.align.policy import AdapterPolicy
 from collegium.core.cards import content_hash
 from collegium.core.files import write_text
 from collegium.core.samples import plain_text
 from collegium.data.preferences import PairDomain, take_pairs
 from collegium.experts import FitConfig
-from collegium.experts.recipe import recipe_of, resolve
+from collegium.experts.recipe import resolve
 from collegium.infer import HeldOut
-from collegium.models import Base, memory_errors
+from collegium.models import memory_errors
 from collegium.ops.intervals import Interval, bootstrap_interval
 from collegium.ops.preferences import bradley_terry
 from collegium.recipes.aligning.general import general_text
-from collegium.recipes.aligning.keeping import check_free, opened_library, policy_expert
+from collegium.recipes.aligning.keeping import check_free, made_on, opened_library, policy_expert
 from collegium.recipes.aligning.opening import Original, open_original
 from collegium.recipes.aligning.page import metric_rows, series
-from collegium.recipes.aligning.run import draws_of, read_progress
+from collegium.recipes.aligning.run import PROGRESS, draws_of, read_progress
 from collegium.recipes.building.training import StepBar
 from collegium.recipes.common import Common
 from collegium.recipes.opening import DEFAULT_BASE
@@ -43,7 +43,6 @@ from collegium.recipes.run_card import RunCard, make_card, make_folder, run_fold
 from collegium.recipes.watch import Watch
 from collegium.train import Checkpoints, JsonlLogger, LoopConfig, SeveralLoggers, check_rules
 
-PROGRESS = "progress.jsonl"
 _LOOKS = 4
 """How often a fit looks at dev pairs."""
 
@@ -151,7 +150,7 @@ def run(config: AlignPreferConfig, *, watch: Watch) -> RunCard:
 
 
 def lesson_of(config: AlignPreferConfig, domains: list[PairDomain], original: Original, *, watch: Watch) -> Lesson:
-    """Return the pairs to learn from, to choose by and to measure on, as tokens; says how many were cut."""
+    """Return the pairs to learn from, to choose by and to measure on, as tokens."""
     base, splits = original.opened.base, {domain.name: domain.split() for domain in domains}
 
     def tokens(part: str, names: list[str], count: int) -> PairDraws:
@@ -220,8 +219,8 @@ def _moved(
         "method": "dpo",
         "original": config.model,
         "library": str(config.library),
-        "before": to_dict(before),
-        "after": to_dict(after),
+        "before": plain_intervals(before),
+        "after": plain_intervals(after),
         "dev_loss": [[each.step, each.loss] for each in history.evaluations],
         "pairs_seen": pairs_seen,
         "seconds": round(seconds, 3),
@@ -245,7 +244,9 @@ def measured(
     model, label = (lesson.original.model, "before") if policy is None else (policy.speaker(), "after")
     gained = {name: gains_of(config, lesson, policy, pairs) for name, pairs in lesson.test.items()}
     every = torch.cat(list(gained.values()))
-    settings = AlignConfig(samples=config.fresh, batch=min(64, config.fresh), tokens=config.tokens)
+    settings = AlignConfig(
+        samples=config.fresh, batch=min(64, config.fresh), tokens=config.tokens, seed=config.common.seed
+    )
     fresh = draws_of(model, lesson.prompts, config.fresh, settings, label=label, watch=watch)
     texts = [plain_text(each.completion) for each in fresh.samples]
     found: dict[str, Interval | dict[str, Interval]] = {
@@ -271,32 +272,15 @@ def gains_of(
     return torch.cat([margins(policy, lesson.original.model, pairs.take(rows), beta=config.beta) for rows in parts])
 
 
-def to_dict(found: Mapping[str, Interval | dict[str, Interval]]) -> dict[str, Any]:
-    """Return plain numbers, and the intervals apart."""
-    numbers: dict[str, Any] = {}
-    intervals: dict[str, Any] = {}
-    for name, each in found.items():
-        if isinstance(each, Interval):
-            numbers[name], intervals[name] = each.estimate, [each.low, each.high]
-        else:
-            numbers[name] = {key: own.estimate for key, own in each.items()}
-            intervals[name] = {key: [own.low, own.high] for key, own in each.items()}
-    return {**numbers, "intervals": intervals}
-
-
 def identity_of(config: AlignPreferConfig, lesson: Lesson, adapter: FitConfig) -> str:
     """Return what decides a run's weights; a checkpoint of another one is refused."""
-    base: Base = lesson.original.opened.base
     return content_hash(
         {
             "train": lesson.train.chosen.tokens.tolist(),
             "against": lesson.train.rejected.tokens.tolist(),
-            "dev": lesson.dev.chosen.tokens.tolist(),
+            "dev": [each.tokens.tolist() for each in (lesson.dev.chosen, lesson.dev.rejected)],
             "settings": [config.passes, config.batch, config.learning_rate, config.beta, config.common.seed],
-            "adapter": recipe_of(adapter, "lora", base),
-            "base": base.fingerprint.short,
-            "context": dict(lesson.original.context),
-            "parents": dict(lesson.original.parents),
+            **made_on(lesson.original, adapter, "lora"),
         }
     )
 

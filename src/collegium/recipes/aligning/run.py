@@ -24,11 +24,11 @@ from collegium.core.protocols import LanguageModel
 from collegium.core.randomness import generator
 from collegium.core.samples import plain_text
 from collegium.experts import FitConfig
-from collegium.experts.recipe import recipe_of, resolve
+from collegium.experts.recipe import resolve
 from collegium.infer import HeldOut
 from collegium.models import Base, memory_errors
 from collegium.recipes.aligning.general import general_text
-from collegium.recipes.aligning.keeping import check_free, opened_library, policy_expert
+from collegium.recipes.aligning.keeping import check_free, made_on, opened_library, policy_expert
 from collegium.recipes.aligning.opening import Original, open_original, open_proposal, read_prompts
 from collegium.recipes.aligning.page import align_page
 from collegium.recipes.aligning.preflight import Preflight, check_reach, look_ahead
@@ -259,10 +259,7 @@ def identity_of(config: AlignRunConfig, setting: Setting) -> str:
             "prompts": [prompt.text for prompt in setting.prompts],
             "proposal": config.proposal,
             "settings": asdict(setting.config),
-            "adapter": recipe_of(setting.adapter, "whole" if config.whole else "lora", setting.original.opened.base),
-            "base": setting.original.opened.base.fingerprint.short,
-            "context": dict(setting.original.context),
-            "parents": dict(setting.original.parents),
+            **made_on(setting.original, setting.adapter, "whole" if config.whole else "lora"),
             "log_z": setting.ahead.solved.log_z,
         }
     )
