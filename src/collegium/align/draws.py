@@ -5,7 +5,8 @@ their probabilities sum to one. The end token is part of a text: its log-probabi
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,6 +16,7 @@ from collegium.core.errors import BaseModelError, ConfigError, DataError
 from collegium.core.protocols import LanguageModel, context_limit
 from collegium.core.samples import Sample
 from collegium.infer import end_tokens
+from collegium.models.trunk import Trunk
 from collegium.ops.drawing import draw_tokens
 
 
@@ -33,6 +35,7 @@ class Draws:
     tokens:  prompt, completion and its end, padded on the right. context: how many are the prompt's. lengths: of all.
     log_proposal: log q(completion | prompt) of what drew it, at its temperature, the end counted.
     prompt:  which prompt each goes on from. samples: the same as text, as features read it.
+    trunk:   what entered a block below which nothing is changed, where it was noted; 0 at a text's last token.
     """
 
     tokens: Int[Tensor, "sample seq"]
@@ -41,6 +44,7 @@ class Draws:
     log_proposal: Float[Tensor, " sample"]
     prompt: Int[Tensor, " sample"]
     samples: tuple[Sample, ...]
+    trunk: Float[Tensor, "sample seq hidden"] | None = None
 
     def __len__(self) -> int:
         """How many texts."""
@@ -62,6 +66,7 @@ class Draws:
             self.log_proposal[rows],
             self.prompt[rows],
             tuple(self.samples[row] for row in rows.tolist()),
+            None if self.trunk is None else self.trunk[rows, :width],
         )
 
     def log_prob(self, model: LanguageModel) -> Float[Tensor, " sample"]:
@@ -74,15 +79,22 @@ class Draws:
 def join_draws(parts: Sequence[Draws]) -> Draws:
     """Return draws behind each other."""
     width = max(part.tokens.shape[1] for part in parts)
-    tokens = [torch.nn.functional.pad(part.tokens, (0, width - part.tokens.shape[1])) for part in parts]
+    noted = [_padded(part.trunk, width) for part in parts if part.trunk is not None]
     return Draws(
-        torch.cat(tokens),
+        torch.cat([_padded(part.tokens, width) for part in parts]),
         torch.cat([part.context for part in parts]),
         torch.cat([part.lengths for part in parts]),
         torch.cat([part.log_proposal for part in parts]),
         torch.cat([part.prompt for part in parts]),
         tuple(sample for part in parts for sample in part.samples),
+        torch.cat(noted) if len(noted) == len(parts) else None,
     )
+
+
+def _padded(rows: Tensor, width: int) -> Tensor:
+    """Return rows of positions with zeros behind, so many positions in all."""
+    behind = width - rows.shape[1]
+    return rows if not behind else torch.cat([rows, rows.new_zeros(len(rows), behind, *rows.shape[2:])], dim=1)
 
 
 @dataclass(frozen=True)
@@ -125,11 +137,13 @@ def draw(
     *,
     drawing: Drawing,
     random: torch.Generator,
+    trunk: Trunk | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Draws:
     """Return a completion of each prompt (name one twice for two), drawn from a model.
 
-    progress: told after each batch how many are done. Raises BaseModelError for prompts that leave no room.
+    trunk: note its states; the model changes nothing below. progress: told after each batch how many are done.
+    Raises BaseModelError for prompts that leave no room.
     """
     limit, longest = context_limit(model), max((len(each.ids) for each in prompts), default=0)
     if limit is not None and longest + drawing.tokens > limit:
@@ -141,7 +155,7 @@ def draw(
     for first in range(0, len(prompts), drawing.batch):
         part = prompts[first : first + drawing.batch]
         numbers = torch.tensor([known[each] for each in part])
-        parts.append(_draw_batch(model, part, numbers, drawing=drawing, random=random))
+        parts.append(_draw_batch(model, part, numbers, drawing=drawing, random=random, trunk=trunk))
         if progress is not None:
             progress(first + len(part))
     return join_draws(parts)
@@ -155,8 +169,24 @@ def _draw_batch(
     *,
     drawing: Drawing,
     random: torch.Generator,
+    trunk: Trunk | None,
 ) -> Draws:
     ends = end_tokens(model.tokenizer) if drawing.ends is None else drawing.ends
+    with nullcontext([]) if trunk is None else trunk.noting() as entered:
+        said, log_q = _said(model, prompts, drawing=drawing, random=random, ends=ends)
+    draws = _draws(model, prompts, said, log_q=log_q, ends=ends, numbers=numbers)
+    return draws if trunk is None else replace(draws, trunk=_noted(entered, draws))
+
+
+def _said(
+    model: LanguageModel,
+    prompts: Sequence[Prompt],
+    *,
+    drawing: Drawing,
+    random: torch.Generator,
+    ends: frozenset[int],
+) -> tuple[list[list[int]], Float[Tensor, " sample"]]:
+    """Return the tokens that follow each prompt, and their log-probability."""
     decoding = model.open([each.ids for each in prompts])
     live, log_q = torch.arange(len(prompts)), torch.zeros(len(prompts), dtype=torch.float64)
     said: list[list[int]] = [[] for _ in prompts]
@@ -176,7 +206,27 @@ def _draw_batch(
             live = live[stay]
             decoding.keep(stay.nonzero()[:, 0])
         decoding.step(chosen[stay])
-    return _draws(model, prompts, said, numbers=numbers, log_q=log_q, ends=ends)
+    return said, log_q
+
+
+def _noted(entered: Sequence[Tensor], draws: Draws) -> Float[Tensor, "sample seq hidden"] | None:
+    """Return what entered a block at each position, from one run over the prompts and one a token; None for others.
+
+    Prompts are aligned at their ends there; a text's last token is not read.
+    """
+    read = draws.lengths - draws.context
+    longest, steps = int(draws.context.max()), int(read.max())
+    alive = [(read > step).nonzero()[:, 0] for step in range(1, steps)]
+    wanted = [(len(draws), longest), *((len(rows), 1) for rows in alive)]
+    if [each.shape[:2] for each in entered] != wanted:
+        return None
+    states = entered[0].new_zeros(*draws.tokens.shape, entered[0].shape[-1])
+    place = torch.arange(longest)
+    filled = place < draws.context[:, None]
+    states[:, :longest][filled] = entered[0][place >= longest - draws.context[:, None]]
+    for step, (rows, own) in enumerate(zip(alive, entered[1:], strict=True)):
+        states[rows, draws.context[rows] + step] = own[:, 0]
+    return states
 
 
 def _draws(

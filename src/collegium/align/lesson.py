@@ -20,6 +20,7 @@ from collegium.align.target import Solved
 from collegium.core.errors import TargetError
 from collegium.core.protocols import LanguageModel
 from collegium.core.randomness import derive_seed, generator
+from collegium.models.trunk import Trunk
 from collegium.ops.matching import effective_sample_size, kl_to_policy
 from collegium.train import Epochs, Loss
 
@@ -87,7 +88,7 @@ class Lesson:
     def _texts(self, step: int) -> Draws:
         """Return texts of the proposal; at temperature 1 their log q is that of a reading, not of the drawing."""
         if self.first is None:
-            return self.batches.draw(self.proposal.speaker(), step)
+            return self.batches.draw(self.proposal.speaker(), step, trunk=self.policy.trunk)
         draws = self.batches.draw(self.first, step)
         return draws if self.config.temperature != 1 else replace(draws, log_proposal=draws.log_prob(self.first))
 
@@ -219,12 +220,12 @@ class Batches:
         order = derive_seed(config.seed, "prompts")
         self.order = Epochs(len(prompts), min(len(prompts), max(1, config.batch // self.each)), order)
 
-    def draw(self, proposal: LanguageModel, step: int) -> Draws:
-        """Return the texts of an update."""
+    def draw(self, proposal: LanguageModel, step: int, *, trunk: Trunk | None = None) -> Draws:
+        """Return the texts of an update. trunk: below which the proposal changes nothing, to note its states."""
         chosen = [self.prompts[row] for row in self.order.rows(step).tolist()]
         many = [prompt for prompt in chosen for _ in range(self.each)]
         random = generator(self.config.seed, "texts", str(step))
-        return draw(proposal, many, drawing=self.config.drawing(self.ends), random=random)
+        return draw(proposal, many, drawing=self.config.drawing(self.ends), random=random, trunk=trunk)
 
 
 def gradient_variance(policy: Policy, draws: Draws, gains: Float[Tensor, " sample"], *, parts: int = 8) -> float:

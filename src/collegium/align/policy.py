@@ -5,7 +5,9 @@ and, below the first block that either changes, every hidden state. A whole poli
 """
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -23,20 +25,28 @@ from collegium.models.trunk import Trunk
 
 LEARNING, SPEAKING = ".policy", ".policy speaking"
 """Names under which a policy's adapter is attached: with gradient, and as it is now."""
+_TRIED = 8
+"""Tokens on which is seen whether the blocks below all adapters can stand in."""
 
 
 @runtime_checkable
 class Policy(Protocol):
     """A language model that is moved.
 
-    `usual_rate` is a learning rate that suits it. `speaker()` is the policy as it is now, to draw from and to score
-    with; it is asked for anew once weights changed. `twin()` is another policy, equal now, with weights of its own: a
-    proposal that `load` brings up to date.
+    `usual_rate` is a learning rate that suits it. `trunk` is what lies below all that policy and original change, None
+    where there is nothing; texts drawn from either may note its states. `speaker()` is the policy as it is now, to
+    draw from and to score with; it is asked for anew once weights changed. `twin()` is another policy, equal now, with
+    weights of its own: a proposal that `load` brings up to date.
     """
 
     @property
     def usual_rate(self) -> float:
         """AdamW's learning rate where none is asked for."""
+        ...
+
+    @property
+    def trunk(self) -> Trunk | None:
+        """What policy and original share."""
         ...
 
     @property
@@ -78,6 +88,13 @@ class Policy(Protocol):
         ...
 
 
+def noted(policy: Policy, draws: Draws) -> Draws:
+    """Return the same texts with the states of what policy and original share, for texts that are read often."""
+    if policy.trunk is None or draws.trunk is not None:
+        return draws
+    return replace(draws, trunk=policy.trunk.states(draws.tokens))
+
+
 class AdapterPolicy:
     """An adapter worn by the original model."""
 
@@ -88,8 +105,6 @@ class AdapterPolicy:
         self.reference, self.adapter, self.name = reference, adapter, name
         self.base: Base = carrier(reference)
         self.base.attach(self.learning, adapter)
-        self._trunk: Trunk | None = None
-        self._tried = False
 
     @staticmethod
     def fresh(reference: Wearable, config: FitConfig, *, label: str = "policy") -> "AdapterPolicy":
@@ -136,24 +151,20 @@ class AdapterPolicy:
 
     @contextlib.contextmanager
     def reading(self, draws: Draws) -> Iterator[None]:
-        """Let the blocks below all adapters be run once for all that is read of these texts."""
-        trunk = self._shared(draws)
-        if trunk is None:
+        """Let the blocks below all adapters be run once for all that is read of these texts, or not at all if noted."""
+        if self.trunk is None:
             yield
             return
-        with trunk.given(trunk.states(draws.tokens)):
+        with self.trunk.given(self.trunk.states(draws.tokens) if draws.trunk is None else draws.trunk):
             yield
 
-    def _shared(self, draws: Draws) -> Trunk | None:
-        """Return the trunk that policy and original share, None where there is none or it cannot stand in."""
-        if not self._tried:
-            self._tried = True
-            first = min(first_block(self.reference), *(self.base.sites[path].block for path in self.adapter))
-            trunk = Trunk(self.base, first)
-            plan = RowPlan.one(self.learning)
-            if first and trunk.refusal(draws.tokens[:2], plan=plan) is None:
-                self._trunk = trunk
-        return self._trunk
+    @functools.cached_property
+    def trunk(self) -> Trunk | None:
+        """The blocks below all adapters of policy and original; None where there are none or they cannot stand in."""
+        first = min(first_block(self.reference), *(self.base.sites[path].block for path in self.adapter))
+        trunk = Trunk(self.base, first)
+        tokens = torch.arange(_TRIED).remainder(self.base.vocab_size)[None]
+        return trunk if first and trunk.refusal(tokens, plan=RowPlan.one(self.learning)) is None else None
 
     def twin(self) -> "AdapterPolicy":
         """Return another policy with a copy of the adapter."""

@@ -92,7 +92,7 @@ class Proximal:
 
     def _collect(self, step: int) -> tuple[Draws, Round]:
         """Return a round's texts, drawn from the policy as it is, and what their tokens are worth."""
-        draws = self.inner.batches.draw(self.policy.speaker(), step)
+        draws = self.inner.batches.draw(self.policy.speaker(), step, trunk=self.policy.trunk)
         with torch.no_grad(), self.policy.reading(draws):
             log_old = self.policy.learn(draws)
             log_a = self.inner.target.reference.score(draws.tokens, lengths=draws.lengths, context=draws.context).cpu()
@@ -126,18 +126,18 @@ class Proximal:
         _, numbers = self.inner.save()
         if self._draws is None or self._round is None:
             return {}, numbers
-        kept = {name: getattr(self._draws, name) for name in _DRAWN}
+        kept = {name: each for name in _DRAWN if (each := getattr(self._draws, name)) is not None}
         return {**kept, **{each.name: getattr(self._round, each.name) for each in fields(Round)}}, numbers
 
     def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
         """Be as at an earlier `save`."""
         self.inner.restore({}, numbers)
         if tensors:
-            self._draws = Draws(**{name: tensors[name] for name in _DRAWN}, samples=())
+            self._draws = Draws(**{name: tensors[name] for name in _DRAWN if name in tensors}, samples=())
             self._round = Round(**{each.name: tensors[each.name] for each in fields(Round)})
 
 
-_DRAWN = ("tokens", "context", "lengths", "log_proposal", "prompt")
+_DRAWN = ("tokens", "context", "lengths", "log_proposal", "prompt", "trunk")
 
 
 def advantages_along(

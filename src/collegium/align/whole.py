@@ -17,6 +17,7 @@ class WholePolicy:
     """A copy of a base, in float32 whatever the original's dtype: near one, a bfloat16 takes no step of 1e-5."""
 
     usual_rate = 1e-5
+    trunk = None
 
     def __init__(self, base: Base) -> None:
         """Take a base of its own, whose weights are trained in place."""

@@ -1,34 +1,50 @@
-"""What the toy experiment on alignment measures: the numbers of D3 to D5, D7 to D9, D11, D14 to D16, and its table."""
+"""What experiments on alignment measure: the numbers of D3 to D5, D7 to D9, D11, D14 to D16, and their tables."""
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from collegium.claims.align_setup import BATCHES, HALF, PLANS, REPEATS, SAMPLES, THREE
+from collegium.claims.align_setup import AlignSettings
 from collegium.claims.experiment import PieceResult
 
 Done = Mapping[str, PieceResult]
 Found = dict[str, float]
+HALF = 0.5
 NEAR = 0.25
 """The share of its distance at the beginning to which a policy is to come."""
-FULL = 0.9
-"""How often a constraint is kept where policies are compared at equal alignment."""
 
 
-def measured(done: Done) -> Found:
-    """Return the numbers of all claims that the experiment was made for, of one seed."""
+@dataclass(frozen=True)
+class Sweep:
+    """What only the toy experiment varies: batches of D4, targets of D16, and how often each is aimed at again."""
+
+    batches: Sequence[int]
+    aims: Sequence[str]
+    repeats: int
+
+
+def measured(done: Done, *, settings: AlignSettings) -> Found:
+    """Return the numbers of D3, D5, D7 and D14, of one seed."""
     return {
         **variance(done),
-        **speed(done),
         **pointwise(done),
         **half(done),
+        **forgetting(done, level=settings.level),
+    }
+
+
+def measured_sweep(done: Done, *, settings: AlignSettings, sweep: Sweep) -> Found:
+    """Return the numbers of all claims that the toy experiment was made for, of one seed."""
+    return {
+        **measured(done, settings=settings),
+        **speed(done, settings=settings, sweep=sweep),
         **divergences(done),
         "off_minus_on_policy": last(done, "gdc++ she 64", "kl_p_pi") - last(done, "dpg++ she", "kl_p_pi"),
         **prompts(done),
-        **forgetting(done),
-        **spread(done),
+        **spread(done, sweep=sweep),
     }
 
 
@@ -56,7 +72,7 @@ def variance(done: Done) -> Found:
     }
 
 
-def texts_needed(done: Done, name: str) -> float:
+def texts_needed(done: Done, name: str, *, settings: AlignSettings) -> float:
     """Return after how many texts KL(p, pi) is a quarter of what it was, between looks by a line; all where never."""
     texts, far = curve(done, name, "texts"), curve(done, name, "kl_p_pi")
     wanted = NEAR * far[0]
@@ -64,19 +80,23 @@ def texts_needed(done: Done, name: str) -> float:
         if far[place] <= wanted:
             step = (far[place - 1] - wanted) / (far[place - 1] - far[place])
             return texts[place - 1] + step * (texts[place] - texts[place - 1])
-    return float(SAMPLES)
+    return float(settings.samples)
 
 
-def speed(done: Done) -> Found:
+def speed(done: Done, *, settings: AlignSettings, sweep: Sweep) -> Found:
     """Return D4 and its part of D16: texts needed with the baseline over those without."""
+
+    def needed(name: str) -> float:
+        return texts_needed(done, name, settings=settings)
+
     found = {
-        f"texts_ratio_{batch}": texts_needed(done, f"gdc++ she {batch}") / texts_needed(done, f"gdc she {batch}")
-        for batch in BATCHES
+        f"texts_ratio_{batch}": needed(f"gdc++ she {batch}") / needed(f"gdc she {batch}") for batch in sweep.batches
     }
-    found["small_minus_large_batch"] = found[f"texts_ratio_{BATCHES[0]}"] - found[f"texts_ratio_{BATCHES[-1]}"]
-    for aim in THREE:
+    first, *_, last_batch = sweep.batches
+    found["small_minus_large_batch"] = found[f"texts_ratio_{first}"] - found[f"texts_ratio_{last_batch}"]
+    for aim in sweep.aims:
         one, other = (
-            sum(texts_needed(done, f"{name} {aim} {repeat}") for repeat in range(REPEATS)) for name in ("gdc++", "gdc")
+            sum(needed(f"{name} {aim} {repeat}") for repeat in range(sweep.repeats)) for name in ("gdc++", "gdc")
         )
         found[f"texts_ratio_{aim}"] = one / other
     return found
@@ -84,8 +104,9 @@ def speed(done: Done) -> Found:
 
 def pointwise(done: Done) -> Found:
     """Return D5: what a constraint costs distribution matching and reward maximisation."""
-    nats = done["gdc she 64"]["nats"]
+    nats, base = done["gdc she 64"]["nats"], done["gdc she 64"]["base"]
     return {
+        "gdc_gap_closed": (last(done, "gdc she 64", "reached") - base) / (1 - base),
         "gdc_reached": last(done, "gdc she 64", "reached"),
         "gdc_distance_beyond_bound": last(done, "gdc she 64", "kl_pi_a") - nats,
         "reinforce_reached": last(done, "reinforce she", "reached"),
@@ -122,28 +143,29 @@ def prompts(done: Done) -> Found:
     }
 
 
-def forgetting(done: Done) -> Found:
+def forgetting(done: Done, *, level: float) -> Found:
     """Return D14: nats of general text by which the maximiser is worse, where the constraint is kept as often."""
-    worst = general_at(done, "reinforce she")
-    return {f"reinforce_minus_{name}_general": worst - general_at(done, f"{name} she 64") for name in ("gdc", "gdc++")}
+    worst = general_at(done, "reinforce she", level)
+    kept = {name: general_at(done, f"{name} she 64", level) for name in ("gdc", "gdc++")}
+    return {f"reinforce_minus_{name}_general": worst - each for name, each in kept.items()}
 
 
-def general_at(done: Done, name: str) -> float:
-    """Return the nats of general text when nine of ten texts first keep the constraint; at the end where never."""
+def general_at(done: Done, name: str, level: float) -> float:
+    """Return the nats of general text when so many texts first keep the constraint; at the end where never."""
     for reached, general in zip(curve(done, name, "reached"), curve(done, name, "general"), strict=True):
-        if reached >= FULL:
+        if reached >= level:
             return general
     return curve(done, name, "general")[-1]
 
 
-def spread(done: Done) -> Found:
+def spread(done: Done, *, sweep: Sweep) -> Found:
     """Return D15 and its part of D16: by how much less the end scatters with the baseline."""
     found: Found = {}
     for value in ("kl_p_pi", "reached"):
         by_aim = {}
-        for aim in THREE:
+        for aim in sweep.aims:
             one, other = (
-                _deviation([last(done, f"{name} {aim} {repeat}", value) for repeat in range(REPEATS)])
+                _deviation([last(done, f"{name} {aim} {repeat}", value) for repeat in range(sweep.repeats)])
                 for name in ("gdc", "gdc++")
             )
             by_aim[aim] = one - other
@@ -156,7 +178,7 @@ def _deviation(values: Sequence[float]) -> float:
     return float(torch.tensor(values, dtype=torch.float64).std())
 
 
-def rows(done: Done) -> list[dict[str, Any]]:
+def rows(done: Done, *, settings: AlignSettings) -> list[dict[str, Any]]:
     """Return a row a policy: where it ended."""
     return [
         {
@@ -169,7 +191,7 @@ def rows(done: Done) -> list[dict[str, Any]]:
             "general": last(done, name, "general"),
             "distinct-2": done[name]["distinct_2"],
             "self-BLEU-5": done[name]["self_bleu_5"],
-            "texts": texts_needed(done, name),
+            "texts": texts_needed(done, name, settings=settings),
         }
-        for name in PLANS
+        for name in settings.plans
     ]

@@ -1,87 +1,68 @@
-"""Which policies the toy experiment on alignment moves, and by what: one budget and one learning rate for all."""
+"""What the experiments on alignment are made of: settings, and the policies that are moved, one budget for all."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from collegium.align.config import AlignConfig
-from collegium.align.target import Constraint, Moment, Part, Tilt
-from collegium.claims.align_world import FEATURES, TOKENS
-
-SAMPLES, POOL, FRESH = 3200, 1024, 256
-LOOKS = 10
-"""Looks at a policy along its way."""
-RATE = 3e-3
-HALF, TILT = 0.5, 3.0
-BATCHES = (16, 64, 256)
-REPEATS = 3
-"""How often a policy is moved again from the same base, by other texts, to see how much the end scatters."""
-WORDS = ("he", "she", "it")
-"""What tales go on from where every prompt has a partition of its own."""
+from collegium.experts import FitConfig
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A policy: by which method, to what, in batches of how many texts.
+    """A policy: by which method, to what, in batches of how many texts (0 = the settings').
 
-    aim: a word of `TARGETS`. prompts: whether tales go on from several beginnings. repeat: which of several.
+    aim: a word of the world's targets. prompts: whether texts go on from several beginnings. repeat: which of several.
     """
 
     method: str
     aim: str
-    batch: int = 64
+    batch: int = 0
     prompts: bool = False
     repeat: int = 0
 
-    def config(self, seed: int) -> AlignConfig:
-        """Return its settings."""
-        each = max(2, self.batch // len(WORDS))
+
+@dataclass(frozen=True)
+class AlignSettings:
+    """Sizes of an experiment; every policy has the same.
+
+    samples: texts a policy learns from. pool: of the original, to know the target by. fresh: of a policy at each look.
+    looks:   along its way, after the first. drawn: texts drawn at once. tokens: of a text at most. several: prompts
+             where there are several. spread: texts by which the gradient's variance is known, in `parts`, of `spreads`.
+    level:   how often a constraint is kept where policies are compared at equal alignment.
+    """
+
+    plans: Mapping[str, Plan]
+    samples: int
+    pool: int
+    fresh: int
+    looks: int
+    tokens: int
+    batch: int
+    rate: float
+    adapter: FitConfig
+    drawn: int = 256
+    several: int = 1
+    spread: int = 256
+    parts: int = 32
+    spreads: tuple[str, ...] = ("gdc++ she 64",)
+    level: float = 0.9
+
+    def config(self, plan: Plan, seed: int) -> AlignConfig:
+        """Return a policy's settings; the policy may become the proposal every 256 texts."""
+        batch = plan.batch or self.batch
+        each = max(2, batch // self.several)
         return AlignConfig(
-            method=self.method,
-            samples=SAMPLES,
-            batch=each * len(WORDS) if self.prompts else self.batch,
+            method=plan.method,
+            samples=self.samples,
+            batch=each * self.several if plan.prompts else batch,
             per_prompt=each,
-            tokens=TOKENS,
-            learning_rate=RATE,
-            check_every=max(1, 256 // self.batch),
-            seed=100 * seed + self.repeat,
+            tokens=self.tokens,
+            learning_rate=self.rate,
+            check_every=max(1, 256 // batch),
+            seed=100 * seed + plan.repeat,
         )
 
-
-TARGETS: Mapping[str, Part] = {
-    "she": Constraint(FEATURES["gender"]),
-    "gender": Moment(FEATURES["gender"], HALF),
-    "topic": Constraint(FEATURES["topic"]),
-    "sentiment": Moment(FEATURES["sentiment"], HALF),
-    "tilt": Tilt(FEATURES["gender"], TILT),
-}
-THREE = ("gender", "topic", "sentiment")
-"""The targets of D16."""
-
-_BASELINES = ("gdc", "gdc++")
-PLANS: Mapping[str, Plan] = {
-    **{f"{name} she {batch}": Plan(name, "she", batch) for name in _BASELINES for batch in BATCHES},
-    **{
-        f"{name} {aim} {repeat}": Plan(name, aim, repeat=repeat)
-        for name in _BASELINES
-        for aim in THREE
-        for repeat in range(REPEATS)
-    },
-    **{f"{name} she": Plan(name, "she") for name in ("dpg++", "reinforce")},
-    "reinforce gender": Plan("reinforce", "gender"),
-    **{f"{name} tilt": Plan(f"fdpg-{name}", "tilt") for name in ("forward_kl", "jensen_shannon", "reverse_kl")},
-    "cdpg topic": Plan("cdpg", "topic", prompts=True),
-    "dpg++ topic": Plan("dpg++", "topic", prompts=True),
-}
-"""Name -> plan."""
-
-
-def settings() -> dict[str, Any]:
-    """Return what the numbers depend on, as plain values."""
-    return {
-        "plans": {name: asdict(plan) for name, plan in PLANS.items()},
-        "config": asdict(replace(PLANS["gdc++ she 64"].config(0))),
-        "pool": POOL,
-        "fresh": FRESH,
-        "looks": LOOKS,
-    }
+    def plain(self) -> dict[str, Any]:
+        """Return what the numbers depend on, as plain values."""
+        return {**asdict(self), "spreads": list(self.spreads)}

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 
 from collegium.claims.align_laws import ALIGN_LAWS
-from collegium.claims.align_work import TOY_ALIGN
+from collegium.claims.align_small import SMALL_ALIGN
+from collegium.claims.align_toy import TOY_ALIGN
 from collegium.claims.arithmetic import ARITHMETIC
 from collegium.claims.averaging import PICO_AVERAGES
 from collegium.claims.clusters import TOY_CLUSTERS
@@ -51,5 +52,6 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "small_algebra": algebra_experiment(ALGEBRA, base=_algebra_base, texts=_small_texts),
     **REWARDS,
     "toy_align": TOY_ALIGN,
+    "small_align": SMALL_ALIGN,
     **{f"law_{name}": law for name, law in _LAWS.items()},
 }

@@ -59,6 +59,20 @@ class Trunk:
         return entered[0]
 
     @contextmanager
+    def noting(self) -> Iterator[list[Tensor]]:
+        """Collect, inside the `with`, what enters block `first` in each run of the model, in order."""
+        entered: list[Tensor] = []
+
+        def hook(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+            entered.append(inputs[0] if inputs else named["hidden_states"])
+
+        handle = self.base.blocks[self.first].register_forward_pre_hook(hook, with_kwargs=True)
+        try:
+            yield entered
+        finally:
+            handle.remove()
+
+    @contextmanager
     def given(self, states: Float[Tensor, "batch seq hidden"]) -> Iterator[None]:
         """Let the blocks below answer with these states inside the `with`; their weights are not touched.
 

@@ -18,6 +18,7 @@ class TablePolicy:
     """
 
     usual_rate = 0.05
+    trunk = None
 
     def __init__(self, model: TinyLM) -> None:
         """Begin as a model, with logits of its own."""

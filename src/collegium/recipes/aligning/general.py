@@ -14,9 +14,12 @@ from collegium.recipes.watch import Watch
 WINDOWS, WINDOW, CONTEXT = 16, 128, 1
 
 
-def general_text(data: Path | None, tokenizer: Tokenizer | None, *, watch: Watch) -> HeldOut | None:
-    """Return 16 windows of 128 tokens of each domain of a folder (default: the four demo domains), held-out documents.
+def general_text(
+    data: Path | None, tokenizer: Tokenizer | None, *, watch: Watch, windows: int = WINDOWS
+) -> HeldOut | None:
+    """Return so many windows of 128 tokens of each domain of a folder, from its held-out documents.
 
+    data: default = the four demo domains.
     None, having said so, where the demo texts can be neither found nor fetched.
     """
     try:
@@ -25,4 +28,4 @@ def general_text(data: Path | None, tokenizer: Tokenizer | None, *, watch: Watch
         watch.say(f"general perplexity is not measured: {error} Give texts of your own: --general DATA")
         return None
     documents = {domain.name: domain.split().test for domain in read_domains(folder)}
-    return windows_of(documents, tokenizer, window=WINDOW, context=CONTEXT, budget_tokens=WINDOWS * WINDOW)
+    return windows_of(documents, tokenizer, window=WINDOW, context=CONTEXT, budget_tokens=windows * WINDOW)

@@ -14,7 +14,7 @@ from collegium.align.config import AlignConfig
 from collegium.align.draws import Drawing, Draws, Prompt, draw
 from collegium.align.fit import Moved, align, check_method
 from collegium.align.metrics import Metrics, kl_to_target, measure
-from collegium.align.policy import AdapterPolicy, Policy
+from collegium.align.policy import AdapterPolicy, Policy, noted
 from collegium.align.target import Target
 from collegium.align.whole import WholePolicy
 from collegium.core.cards import content_hash
@@ -221,12 +221,15 @@ class Curve:
 
     def __init__(self, every: int, setting: Setting, policy: Policy, sink: Logger) -> None:
         """Keep what is looked at, and where it is noted."""
-        self.every, self.setting, self.policy, self.sink = every, setting, policy, sink
+        self.every, self.policy, self.sink = every, policy, sink
+        pool = setting.ahead.pool.kept
+        self.pool = replace(pool, draws=noted(policy, pool.draws))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Look at the policy after an update."""
         if "loss" in values and step % self.every == 0:
-            found = kl_to_target(self.policy.speaker(), self.setting.ahead.pool)
+            with self.policy.reading(self.pool.draws):
+                found = kl_to_target(self.policy.speaker(), self.pool)
             self.sink.log(step, {"kl_p_pi": found.estimate, "kl_p_pi_low": found.low, "kl_p_pi_high": found.high})
 
     def close(self) -> None:
