@@ -13,6 +13,10 @@ import align_tables
 from compared_tables import TABLES as COMPARED_TABLES
 from reward_tables import TABLES as REWARD_TABLES
 
+from collegium.claims import list_claims
+from collegium.claims.pictures import pictures
+from collegium.claims.results import RESULTS
+from collegium.claims.tables import read_table
 from collegium.recipes.report import heat_map
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -223,6 +227,13 @@ def alignments() -> dict[str, dict[str, dict]]:
     return found
 
 
+def ways() -> dict[Path, str]:
+    """Return the pictures beside the ledger."""
+    tables = {state.result.table for state in list_claims() if state.result is not None and state.result.table}
+    drawn = (pictures(name, read_table(name, folder=RESULTS)) for name in sorted(tables))
+    return {PICTURE.with_name(file): drawing for each in drawn for file, drawing in each.items()}
+
+
 def main() -> int:
     """Write or check all."""
     run, full, compared = (json.loads(path.read_text()) for path in (RUN, FULL, COMPARED))
@@ -238,7 +249,7 @@ def main() -> int:
         *rewards(),
         *((ALIGNMENT_PAGE, f"align-{target}", align_tables.table(kept)) for target, kept in alignments().items()),
     ]
-    wanted = {PICTURE: picture(run)}
+    wanted = {PICTURE: picture(run), **ways()}
     for target, kept in alignments().items():
         wanted |= {
             PICTURE.with_name(f"align-{target}-{name}.svg"): drawing

@@ -9,6 +9,7 @@ import torch
 
 from collegium.claims.align_setup import AlignSettings
 from collegium.claims.experiment import PieceResult
+from collegium.claims.pictures import CURVE
 
 Done = Mapping[str, PieceResult]
 Found = dict[str, float]
@@ -179,7 +180,7 @@ def _deviation(values: Sequence[float]) -> float:
 
 
 def rows(done: Done, *, settings: AlignSettings) -> list[dict[str, Any]]:
-    """Return a row a policy: where it ended."""
+    """Return a row a policy: where it ended, and its way."""
     return [
         {
             "policy": name,
@@ -192,6 +193,7 @@ def rows(done: Done, *, settings: AlignSettings) -> list[dict[str, Any]]:
             "distinct-2": done[name]["distinct_2"],
             "self-BLEU-5": done[name]["self_bleu_5"],
             "texts": texts_needed(done, name, settings=settings),
+            CURVE: done[name]["curve"],
         }
         for name in settings.plans
     ]

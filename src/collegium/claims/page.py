@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import get_args
 
 from collegium.claims.ledger import LEDGER, Claim, Part, Scale, SourceOfClaim, read_ledger
+from collegium.claims.pictures import picture_names
 from collegium.claims.results import RESULTS, PartResult, Result, read_results
 from collegium.claims.tables import Row, read_table, table_lines
 from collegium.claims.verdict import VERDICTS
@@ -40,6 +41,11 @@ domain by itself. `resident` and `active` count numbers in memory and those that
 learned from, `prompts` those that a router was fitted on, `moved` the share of remembered prompts that go to another
 judge than before. `joint` is one adapter of all domains, `joint-wide` one that is as active as MoRE, `joint-whole` a
 whole model, `joint-whole-long` one that reads all pairs ten times; `larger` and `smaller` stand on the other base.
+
+In the experiments on alignment a policy is named by its method, its target and its batch or its number; `reached` is
+the share of its texts with the feature, `bound` the distance KL(p || a) of the target from the original, `general` the
+nats a token of text that has nothing to do with the target, `texts` how many it took to come to a quarter of the first
+KL(p, pi). The pictures show means over seeds.
 """
 
 
@@ -95,7 +101,8 @@ def _section(claim: Claim, result: Result | None) -> str:
 
 def _table(name: str, rows: Sequence[Row], claims: tuple[Claim, ...], results: Mapping[str, Result]) -> str:
     users = ", ".join(claim.id for claim in claims if claim.key in results and results[claim.key].table == name)
-    return "\n".join([f"### `{name}`: {users}\n", *table_lines(rows), ""])
+    drawn = [f"![{name}](img/{file})" for name, file in picture_names(name, rows).items()]
+    return "\n".join([f"### `{name}`: {users}\n", *table_lines(rows), *(["", *drawn] if drawn else []), ""])
 
 
 def _part_row(part: Part, found: PartResult | None) -> str:
