@@ -1,5 +1,6 @@
 """Features that are learnt or read from files: labels by words, lexicons, and functions of the user's own."""
 
+import functools
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -48,22 +49,30 @@ def probability(data: str, label: str) -> LabelFeature:
 
 
 def _label(data: str, label: str, *, hard: bool) -> LabelFeature:
+    model = _learnt(data, Path(data).stat().st_mtime_ns if Path(data).is_file() else 0)
+    labels = list(model.classes_)
+    if label not in labels:
+        raise ConfigError(f"{data} has no label {label!r}. {nearest(label, labels)}")
+    kind = "classifier" if hard else "probability"
+    return LabelFeature(f"{kind}({quoted(data)}, {quoted(label)})", model, labels.index(label), hard)
+
+
+@functools.lru_cache(maxsize=4)
+def _learnt(data: str, changed: int) -> Any:  # noqa: ANN401 - scikit-learn's pipeline
+    """Return what predicts a file's labels, fitted once for all of them. changed: when the file was written."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
+    del changed
     task, *others = read_labelled(data)
     if others:
         names = ", ".join(each.name for each in (task, *others))
         raise ConfigError(f"{data} holds the tasks {names}; name the file of one.")
-    if label not in task.labels:
-        raise ConfigError(f"{data} has no label {label!r}. {nearest(label, task.labels)}")
     model = make_pipeline(
         TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=2), LogisticRegression(C=10.0, max_iter=1000)
     )
-    model.fit([row.text for row in task.train], [row.label for row in task.train])
-    kind = "classifier" if hard else "probability"
-    return LabelFeature(f"{kind}({quoted(data)}, {quoted(label)})", model, list(model.classes_).index(label), hard)
+    return model.fit([row.text for row in task.train], [row.label for row in task.train])
 
 
 def lexicon(path: str) -> TextFeature:
