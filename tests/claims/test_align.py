@@ -53,9 +53,9 @@ def test_every_policy_of_a_seed_is_moved_and_measured(tmp_path) -> None:
     assert all(math.isfinite(value) for value in found.values())
     rows = experiment.rows(done)
     assert [row["policy"] for row in rows] == list(PLANS)
-    drawn = pictures("tiny-0123abcd", [{"seed": 3, **row} for row in rows])
-    assert {"claims-tiny-drift.svg", "claims-tiny-variance.svg"} <= drawn.keys()
-    assert "REINFORCE" in drawn["claims-tiny-forgetting.svg"]
+    drawn = pictures("small_align-0123abcd", [{"seed": 3, **row} for row in rows])
+    assert {"claims-small_align-drift.svg", "claims-small_align-variance.svg"} <= drawn.keys()
+    assert "REINFORCE" in drawn["claims-small_align-forgetting.svg"]
     looks = done["gdc++ she 64"]["curve"]
     assert [look["texts"] for look in looks] == [0, 16, 32]
     assert looks[0]["kl_pi_a"] == pytest.approx(0, abs=1e-5)

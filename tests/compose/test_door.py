@@ -64,3 +64,14 @@ def test_kinds_that_are_no_change_of_a_matrix_are_not_merged(kind: AdapterKind, 
         cg.merge(base, library, weights={"law": 0.5, "code": 0.5})
     merged = cg.merge(base, library, weights={"code": 1.0, "law": 0.0})
     assert (merged.logprobs(TOKENS) - base.logprobs(TOKENS)).abs().max() > 1e-3, "without weight it is no hindrance"
+
+
+def test_an_equal_expert_of_another_library_is_read_when_the_first_ones_is_gone(tmp_path):
+    base = pico_base()
+    first, second = (cg.Library(tmp_path / name, base=base) for name in ("first", "second"))
+    for library in (first, second):
+        for seed, name in enumerate(("law", "sea")):
+            library.add(random_expert(base, seed, name=name))
+    cg.ensemble(base, first, router=cg.routers.uniform())
+    first.remove("law")
+    assert cg.ensemble(base, second, router=cg.routers.uniform()).score(TOKENS).isfinite().all()

@@ -158,9 +158,13 @@ class AdapterPolicy:
         with self.trunk.given(self.trunk.states(draws.tokens) if draws.trunk is None else draws.trunk):
             yield
 
-    @functools.cached_property
+    @property
     def trunk(self) -> Trunk | None:
         """The blocks below all adapters of policy and original; None where there are none or they cannot stand in."""
+        return self._shared
+
+    @functools.cached_property
+    def _shared(self) -> Trunk | None:
         first = min(first_block(self.reference), *(self.base.sites[path].block for path in self.adapter))
         trunk = Trunk(self.base, first)
         tokens = torch.arange(_TRIED).remainder(self.base.vocab_size)[None]

@@ -7,6 +7,7 @@ from collegium.claims.align_small import SMALL_ALIGN
 from collegium.claims.align_toy import TOY_ALIGN
 from collegium.claims.arithmetic import ARITHMETIC
 from collegium.claims.averaging import PICO_AVERAGES
+from collegium.claims.chain import TOY_CHAIN
 from collegium.claims.clusters import TOY_CLUSTERS
 from collegium.claims.experiment import Experiment
 from collegium.claims.gate_laws import GATE_LAWS
@@ -53,5 +54,6 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     **REWARDS,
     "toy_align": TOY_ALIGN,
     "small_align": SMALL_ALIGN,
+    "toy_chain": TOY_CHAIN,
     **{f"law_{name}": law for name, law in _LAWS.items()},
 }

@@ -101,7 +101,7 @@ def _section(claim: Claim, result: Result | None) -> str:
 
 def _table(name: str, rows: Sequence[Row], claims: tuple[Claim, ...], results: Mapping[str, Result]) -> str:
     users = ", ".join(claim.id for claim in claims if claim.key in results and results[claim.key].table == name)
-    drawn = [f"![{name}](img/{file})" for name, file in picture_names(name, rows).items()]
+    drawn = [f"![{name}](img/{file})" for name, file in picture_names(name).items()]
     return "\n".join([f"### `{name}`: {users}\n", *table_lines(rows), *(["", *drawn] if drawn else []), ""])
 
 

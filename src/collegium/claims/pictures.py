@@ -16,6 +16,7 @@ _AXES = {
     "kl_pi_a": "KL(pi, a), nats",
     "general": "nats a token of general text",
     "ratio": "variance with the baseline over without",
+    "rule": "share of texts that keep the rule",
 }
 _METHODS = {"gdc": "GDC", "gdc++": "GDC++", "reinforce": "REINFORCE"}
 
@@ -36,7 +37,7 @@ _BATCHES = {
     for batch in (16, 64, 256)
     for name in ("gdc", "gdc++")
 }
-PICTURES: Mapping[str, Picture] = {
+_ALIGN = {
     "target": Picture("a word: distance of the target from the policy (D4)", "texts", "kl_p_pi", _BATCHES),
     "drift": Picture("a word: distance from the original (D5)", "texts", "kl_pi_a", _SHE),
     "forgetting": Picture("a word: general text against the share reached (D14)", "reached", "general", _SHE),
@@ -48,19 +49,32 @@ PICTURES: Mapping[str, Picture] = {
     ),
     "variance": Picture("variance of the gradient (D3)", "texts", "ratio", {"gdc++ she 64": _METHODS["gdc++"]}),
 }
-"""Name -> picture; drawn where a table has the ways of its policies."""
+_CHAIN = {
+    "rule": Picture(
+        "what the rule says as policies go further after a reward (X2)",
+        "kl_pi_a",
+        "rule",
+        {
+            f"{name}, beta {beta}": f"{name}, beta {beta}"
+            for name in ("arliss", "joint", "average")
+            for beta in (0.1, 0.03)
+        },
+    )
+}
+PICTURES: Mapping[str, Mapping[str, Picture]] = {"toy_align": _ALIGN, "small_align": _ALIGN, "toy_chain": _CHAIN}
+"""Experiment -> name -> picture of its table."""
 
 
-def picture_names(label: str, rows: Sequence[Row]) -> dict[str, str]:
-    """Return the file and the title of each picture of a table, by the picture's name."""
-    if not any(CURVE in row for row in rows):
-        return {}
-    return {name: f"claims-{label.rpartition('-')[0]}-{name}.svg" for name in PICTURES}
+def picture_names(label: str) -> dict[str, str]:
+    """Return picture -> file name, of a table that an experiment left."""
+    experiment = label.rpartition("-")[0]
+    return {name: f"claims-{experiment}-{name}.svg" for name in PICTURES.get(experiment, ())}
 
 
 def pictures(label: str, rows: Sequence[Row]) -> dict[str, str]:
     """Return file name -> drawing for a table."""
-    return {file: _drawn(PICTURES[name], rows) for name, file in picture_names(label, rows).items()}
+    own = PICTURES.get(label.rpartition("-")[0], {})
+    return {file: _drawn(own[name], rows) for name, file in picture_names(label).items()}
 
 
 def _drawn(picture: Picture, rows: Sequence[Row]) -> str:

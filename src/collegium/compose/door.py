@@ -137,10 +137,12 @@ def attach_expert(base: Base, expert: Expert) -> str:
 
 
 def _offer(base: Base, library: Library, name: str) -> str:
-    """Offer an adapter expert to the base, which reads it on first use, and return the key it is offered under."""
-    key = f"{name}@{(library.expert_digest(name) or '')[:16]}"
+    """Offer an adapter expert to the base, which reads it on first use, and return the key it is offered under.
 
-    if key not in base.attached:
+    An equal expert of another library may have been offered before, and may be gone by now: this one is read instead.
+    """
+    key = f"{name}@{(library.expert_digest(name) or '')[:16]}"
+    if not base.given(key):
         base.offer(key, lambda: adapter_in_context(library, name))
     return key
 

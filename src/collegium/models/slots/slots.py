@@ -61,9 +61,12 @@ class Slots:
         self._sources[name] = lambda: adapter
 
     def offer(self, name: str, source: Source) -> None:
-        """Make an expert speakable whose weights are read on first use, and again after they had to leave."""
-        if self._taken(name, None):
-            return
+        """Make an expert speakable whose weights are read on first use, and again after they had to leave.
+
+        One that was offered before is read from the new source from now on; raises NameTaken for one that was attached.
+        """
+        if name not in self._sources or name in self._given:
+            self._taken(name, None)
 
         def load() -> Adapter:
             adapter = source()
@@ -71,6 +74,10 @@ class Slots:
             return adapter
 
         self._sources[name] = load
+
+    def given(self, name: str) -> bool:
+        """Return whether an expert was attached with its weights, so that no source is asked for them."""
+        return name in self._given
 
     def detach(self, name: str) -> None:
         """Forget an expert; the last one takes the hooks along."""
