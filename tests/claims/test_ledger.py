@@ -90,6 +90,7 @@ def test_the_committed_ledger_names_experiments_that_exist():
         "C": range(1, 8),
         "R": range(1, 12),
         "D": range(1, 17),
+        "X": range(1, 4),
     }
     assert {claim.id for claim in claims} == {f"{letter}{each}" for letter, own in numbers.items() for each in own}
 
