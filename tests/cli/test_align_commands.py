@@ -11,7 +11,7 @@ from collegium.models import load_base
 from collegium.recipes.building.training import StepBar
 
 TARGET = 'regex("[a-z]")'
-SMALL = ["--prompt", "Once", "--tokens", "4", "--batch", "32"]
+SMALL = ["--prompt", "Once", "--tokens", "4", "--batch", "32", "--dtype", "float32"]
 LEARN = [
     "--samples",
     "96",
@@ -50,7 +50,7 @@ def run(call, base: object, place: Path, texts: Path, *words: object) -> tuple[i
 
 def evaluated(call, policy: str, texts: Path) -> dict:
     """Return what `align eval` says of a policy, on the texts that `run` measured it on."""
-    sizes = ["--tokens", "4", "--batch", "32", "--pool", "64", "--fresh", "32"]
+    sizes = ["--tokens", "4", "--batch", "32", "--pool", "64", "--fresh", "32", "--dtype", "float32"]
     code, measured, told = call("align", "eval", "--model", policy, *sizes, "--general", texts)
     assert code == 0, told
     assert measured is not None
