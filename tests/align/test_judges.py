@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from collegium.align.judges import classifier, lexicon, probability, python
+from collegium.align.judges import RewardFeature, classifier, lexicon, probability, python
 from collegium.core.errors import CollegiumError, ConfigError, DataError
 from collegium.core.samples import Sample
 from collegium.recipes.aligning.wishes import read_target
@@ -112,6 +112,17 @@ def test_a_function_of_the_users_own_is_run_only_where_that_is_allowed(tmp_path:
     ):
         with pytest.raises(ConfigError, match=says):
             python(place)
+
+
+def test_a_text_that_ends_at_once_is_judged_as_a_blank() -> None:
+    class Strict:
+        name = "strict"
+
+        def __call__(self, samples: Sequence[Sample]) -> torch.Tensor:
+            assert all(each.completion for each in samples), "a judge reads one token at least"
+            return torch.tensor([float(len(str(each.completion).strip())) for each in samples])
+
+    assert RewardFeature("judge", Strict())([Sample("I saw", "it"), Sample("I saw", "")]).tolist() == [2.0, 0.0]
 
 
 def test_labels_of_a_file_are_words_of_a_target(places: Path) -> None:

@@ -1,9 +1,9 @@
-"""Features that are learnt or read from files: labels by words, lexicons, and functions of the user's own."""
+"""Features that are learnt or read from files: labels, lexicons, reward models, functions of the user's own."""
 
 import functools
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from collegium.align.features import TextFeature, quoted, words_of
 from collegium.core.errors import ConfigError, DataError
+from collegium.core.protocols import Feature
 from collegium.core.samples import Sample, plain_text
 from collegium.core.tables import nearest
 from collegium.data.labelled import read_labelled
@@ -98,6 +99,22 @@ def lexicon(path: str) -> TextFeature:
         return sum(known) / len(known) if known else 0.0
 
     return TextFeature(f"lexicon({quoted(path)})", judge)
+
+
+@dataclass(frozen=True)
+class RewardFeature:
+    """A reward model as a feature of what a policy says, which may be nothing.
+
+    A judge reads one token of an answer at least. A text that ends at once is judged as a blank: a number of its own
+    would be worth reaching, or never worth trying.
+    """
+
+    name: str
+    model: Feature = field(compare=False)
+
+    def __call__(self, samples: Sequence[Sample]) -> Float[Tensor, " sample"]:
+        """Return each completion's reward."""
+        return self.model([each if each.completion else replace(each, completion=" ") for each in samples])
 
 
 Function = Callable[[list[str], list[str]], Sequence[float]]

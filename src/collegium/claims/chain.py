@@ -14,6 +14,7 @@ import torch
 from collegium.align.config import AlignConfig
 from collegium.align.draws import Drawing, Draws, draw
 from collegium.align.fit import align
+from collegium.align.judges import RewardFeature
 from collegium.align.metrics import general_perplexity
 from collegium.align.policy import AdapterPolicy
 from collegium.align.sampling import best_of_bound
@@ -80,8 +81,8 @@ def chain_of(place: Place) -> Chain:
     composed = mix(base, experts(base, place.folder / "experts", seed), router=posterior())
     assert isinstance(composed, Mix)
     arliss, joint = open_judge(place, "arliss"), open_judge(place, "joint")
-    average = replace(arliss, name="average", route="average")
-    return Chain(seed, composed, {"arliss": arliss, "joint": joint, "average": average})
+    judges = {"arliss": arliss, "joint": joint, "average": replace(arliss, route="average")}
+    return Chain(seed, composed, {name: RewardFeature(name, each) for name, each in judges.items()})
 
 
 def open_judge(place: Place, design: Design) -> RewardModel:

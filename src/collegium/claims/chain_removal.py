@@ -23,10 +23,13 @@ _PAIRS = 8
 
 @dataclass(frozen=True)
 class Said:
-    """What is said of the texts: whose expert speaks, each token's log-probability, and the rewards by whose judge."""
+    """What is said of the texts: whose expert speaks, each token's log-probability, and the rewards by whose judge.
+
+    A judge's name is empty where the router abstains: the mean of all is given, which is another when one leaves.
+    """
 
     experts: list[str]
-    scores: list[Float[Tensor, "1 seq"]]
+    scores: list[Tensor]
     judges: list[str]
     rewards: Float[Tensor, " sample"]
 
@@ -44,7 +47,7 @@ def removal(base: Base, place: Place) -> dict[str, float]:
     drop(replace(making, corpus=making.corpus.only(others)), gone)
     after = said(base, library, making, samples)
     spoken = [one == other for one, other in zip(before.experts, after.experts, strict=True)]
-    judged = torch.tensor([one == other for one, other in zip(before.judges, after.judges, strict=True)])
+    judged = torch.tensor([one == other != "" for one, other in zip(before.judges, after.judges, strict=True)])
     gaps = [
         float((one - other).abs().max())
         for one, other, same in zip(before.scores, after.scores, spoken, strict=True)

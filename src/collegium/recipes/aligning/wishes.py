@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from collegium.align.judges import classifier, lexicon, probability, python
+from collegium.align.judges import RewardFeature, classifier, lexicon, probability, python
 from collegium.align.syntax import FEATURES, Vocabulary, parse_target
 from collegium.align.target import Part
 from collegium.core.errors import ConfigError
@@ -40,17 +40,8 @@ def _rewards(common: Common) -> Callable[[str], Feature]:
     def reward(reference: str) -> Feature:
         if reference not in opened:
             model = open_reward_reference(reference, common).model
-            opened[reference] = _Named(f'reward("{Path(reference.partition("#")[0]).name}#{model.name}")', model)
+            name = f'reward("{Path(reference.partition("#")[0]).name}#{model.name}")'
+            opened[reference] = RewardFeature(name, model)
         return opened[reference]
 
     return reward
-
-
-class _Named:
-    """A feature under the name that a target gives it."""
-
-    def __init__(self, name: str, inner: Feature) -> None:
-        self.name, self.inner = name, inner
-
-    def __call__(self, samples):  # noqa: ANN001, ANN204 - as the inner feature's
-        return self.inner(samples)
