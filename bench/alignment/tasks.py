@@ -1,6 +1,6 @@
 """Move the default base to the tasks of the literature, one after another, and keep what each came to.
 
-python bench/alignment/tasks.py [FOLDER]    about an hour on two cores
+python bench/alignment/tasks.py [FOLDER]
 
 topics:    five kinds of news, a fifth each, of a base with a news expert. sports: one of them in every text.
 sentiment: reviews that a classifier of other reviews calls negative. gender: half of a doctor's texts about a woman.

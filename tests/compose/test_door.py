@@ -8,7 +8,7 @@ import torch
 import collegium as cg
 from collegium.compose.door import attach_expert
 from collegium.core.cards import ExpertCard
-from collegium.core.errors import RoutingError
+from collegium.core.errors import NameTaken, RoutingError
 from collegium.experts import Expert, WholePayload, average_whole
 from collegium.experts.recipe import AdapterKind
 from collegium.models import KINDS, RowPlan
@@ -74,4 +74,7 @@ def test_an_equal_expert_of_another_library_is_read_when_the_first_ones_is_gone(
             library.add(random_expert(base, seed, name=name))
     cg.ensemble(base, first, router=cg.routers.uniform())
     first.remove("law")
-    assert cg.ensemble(base, second, router=cg.routers.uniform()).score(TOKENS).isfinite().all()
+    model = cg.ensemble(base, second, router=cg.routers.uniform())
+    assert model.score(TOKENS).isfinite().all()
+    with pytest.raises(NameTaken, match="another expert is attached"):
+        base.offer(next(iter(base.attached)), dict)

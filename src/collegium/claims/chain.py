@@ -56,11 +56,10 @@ class Chain:
     model: Wearable
     judges: Mapping[str, Feature]
 
-    @functools.cached_property
-    def solved(self) -> Mapping[str, Solved]:
-        """The tilt by each judge, looked at on texts of the composed model."""
+    def solved(self, name: str) -> Solved:
+        """Return the tilt by a judge, looked at on texts of the composed model."""
         pool = self.draws(self.model, POOL // len(questions(self.seed, learnt=True)), learnt=True, label="pool")
-        return {name: solved(Target(self.model, (Tilt(judge, 1.0),)), pool) for name, judge in self.judges.items()}
+        return solved(Target(self.model, (Tilt(self.judges[name], 1.0),)), pool)
 
     def draws(self, model: LanguageModel, each: int, *, learnt: bool, label: str) -> Draws:
         """Return so many texts of each question, the questions in turn."""
@@ -127,9 +126,9 @@ def policy(rest: str, place: Place) -> PieceResult:
     moved = AdapterPolicy.fresh(chain.model, replace(ADAPTER, seed=place.number))
     look = Look(chain, moved, chain.judges[name], max(1, config.updates // LOOKS))
     look.look(0)
-    align(moved, chain.solved[name], questions(place.number, learnt=True), config=config, logger=look)
+    align(moved, chain.solved(name), questions(place.number, learnt=True), config=config, logger=look)
     moved.close()
-    return {"curve": look.curve}
+    return {CURVE: look.curve}
 
 
 @dataclass

@@ -57,7 +57,7 @@ _CHAIN = {
         {
             f"{name}, beta {beta}": f"{name}, beta {beta}"
             for name in ("arliss", "joint", "average")
-            for beta in (0.1, 0.03)
+            for beta in (0.3, 0.1)
         },
     )
 }

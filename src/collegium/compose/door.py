@@ -142,8 +142,8 @@ def _offer(base: Base, library: Library, name: str) -> str:
     An equal expert of another library may have been offered before, and may be gone by now: this one is read instead.
     """
     key = f"{name}@{(library.expert_digest(name) or '')[:16]}"
-    if not base.given(key):
-        base.offer(key, lambda: adapter_in_context(library, name))
+    tell = base.reoffer if key in base.attached else base.offer
+    tell(key, lambda: adapter_in_context(library, name))
     return key
 
 

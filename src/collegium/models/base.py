@@ -154,14 +154,13 @@ class Base:
     def offer(self, name: str, source: Source) -> None:
         """Make an expert speakable whose weights are read on first use, and again after they had to leave.
 
-        One that was offered before is read from the new source from now on. Raises NameTaken for one that was attached;
-        what does not fit raises IncompatibleExpert when it is read. See `expert_memory_bytes`.
+        Raises NameTaken; what does not fit raises IncompatibleExpert when it is read. See `expert_memory_bytes`.
         """
         self._slots.offer(name, source)
 
-    def given(self, name: str) -> bool:
-        """Return whether an expert was attached with its weights, not offered."""
-        return self._slots.given(name)
+    def reoffer(self, name: str, source: Source) -> None:
+        """Read the weights of an expert that was offered, the same ones, from another source from now on."""
+        self._slots.reoffer(name, source)
 
     @property
     def expert_memory_bytes(self) -> int | None:

@@ -61,23 +61,23 @@ class Slots:
         self._sources[name] = lambda: adapter
 
     def offer(self, name: str, source: Source) -> None:
-        """Make an expert speakable whose weights are read on first use, and again after they had to leave.
+        """Make an expert speakable whose weights are read on first use, and again after they had to leave."""
+        if not self._taken(name, None):
+            self._read_from(name, source)
 
-        One that was offered before is read from the new source from now on; raises NameTaken for one that was attached.
-        """
-        if name not in self._sources or name in self._given:
-            self._taken(name, None)
+    def reoffer(self, name: str, source: Source) -> None:
+        """Read an expert's weights, the same ones, from another source from now on; those attached are never read."""
+        self.require((name,))
+        if name not in self._given:
+            self._read_from(name, source)
 
+    def _read_from(self, name: str, source: Source) -> None:
         def load() -> Adapter:
             adapter = source()
             self._check(name, adapter)
             return adapter
 
         self._sources[name] = load
-
-    def given(self, name: str) -> bool:
-        """Return whether an expert was attached with its weights, so that no source is asked for them."""
-        return name in self._given
 
     def detach(self, name: str) -> None:
         """Forget an expert; the last one takes the hooks along."""

@@ -19,7 +19,8 @@ def general_text(
 ) -> HeldOut | None:
     """Return so many windows of 128 tokens of each domain of a folder, from its held-out documents.
 
-    data: default = the four demo domains.
+    data: None = the four demo domains.
+
     None, having said so, where the demo texts can be neither found nor fetched.
     """
     try:
