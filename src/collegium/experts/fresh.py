@@ -77,12 +77,13 @@ def fresh_adapter(base: Base, config: FitConfig, label: str, *, tokens: Int[Tens
 def with_tensors(adapter: Adapter, change: Callable[[Tensor], Tensor]) -> dict[str, Part]:
     """Return an adapter with every tensor changed."""
     return {
-        path: _rebuilt(part, {name: change(each) for name, each in part.tensors.items()})
+        path: part_with(part, {name: change(each) for name, each in part.tensors.items()})
         for path, part in adapter.items()
     }
 
 
-def _rebuilt(part: Part, tensors: Mapping[str, Tensor]) -> Part:
+def part_with(part: Part, tensors: Mapping[str, Tensor]) -> Part:
+    """Return a part of the same kind with other tensors."""
     return FfnWeights(tensors) if isinstance(part, FfnWeights) else dataclasses.replace(part, **tensors)
 
 

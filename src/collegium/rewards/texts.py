@@ -92,7 +92,7 @@ class Encoder:
             raise BaseModelError(f"a judge reads at least {MINIMUM_TOKENS} tokens of a text, got {text_tokens}.")
         base.check_length(text_tokens)
         self.tokenizer, self.text_tokens = base.tokenizer, text_tokens
-        self._before, self._between, self._after = _marks(base)
+        self._before, self._between, self._after = marks_of(base)
         self._prompts: dict[Text, tuple[tuple[int, ...], bool]] = {}
 
     def __call__(self, sample: Sample) -> EncodedSample:
@@ -165,7 +165,7 @@ def encode_all(
     return found
 
 
-def _marks(base: Base) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+def marks_of(base: Base) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     """Return the control tokens before a prompt, between it and its completion, and at the end."""
     if base.causal:
         return window_prefix(base.tokenizer), (), ()

@@ -1,0 +1,46 @@
+"""Learning in isolation: each task has an adapter and a head of its own, trained while no other is there.
+
+What comes of a task does not depend on the tasks before it (claim L1), and nothing that comes later changes it (L2).
+It is therefore trained once for all methods and orders.
+"""
+
+from torch import Tensor
+
+from collegium.models import RowPlan
+from collegium.tasks.continual.knowledge import (
+    Knowledge,
+    adapter_tensors,
+    learnable_head,
+    learnt,
+    learnt_head,
+    wearing,
+)
+from collegium.tasks.continual.readout import told, trained_heads
+from collegium.tasks.continual.scene import Scene, train
+
+
+def alone(scene: Scene, task: int) -> Knowledge:
+    """Return the adapter and the head of a task trained by itself."""
+    lesson = scene.lessons[task]
+    label = f"{lesson.name} alone"
+    if label in scene.once:
+        return scene.once[label]
+    adapter, head = scene.fresh(), scene.new_head(task)
+    head = head if scene.base.speaks else learnable_head(head)
+    columns = scene.columns((task,))
+    weights = adapter_tensors(adapter) | trained_heads({lesson.name: head}, (lesson.name,))
+    with wearing(scene.base, {lesson.name: adapter}) as (key,):
+
+        def nats(rows: Tensor, step: int | None) -> Tensor:
+            return scene.nats(told(scene.pool.states(rows, RowPlan.one(key)), [head]), rows, columns, alone=True)
+
+        train(scene, weights, nats, rows=lesson.train, dev=lesson.dev, label=label)
+    found = Knowledge({lesson.name: learnt(adapter)}, {lesson.name: learnt_head(head)})
+    scene.once[label] = found
+    return found
+
+
+def learn_alone(scene: Scene, seen: tuple[int, ...], before: Knowledge) -> Knowledge:
+    """Return what was known with the last task's own adapter and head added."""
+    own = alone(scene, seen[-1])
+    return before.having(adapters=own.adapters, heads=own.heads)
