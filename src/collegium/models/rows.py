@@ -32,12 +32,15 @@ class Group:
     gates:    module path -> what weighs all adapters there, from the layer's or the feed-forward block's own input;
               other places take `weights`. A `SoftmaxGate` may be of the first adapters alone, where the others have no
               part.
+    merged:   whether a text is run through one expert whose parameters are the weighted sum of theirs, instead of
+              through the weighted sum of what they say; see `models/slots/merged.py`.
     """
 
     adapters: tuple[str, ...] = ()
     weights: Float[Tensor, "*layer batch seq k"] | None = None
     index: Int[Tensor, "batch k"] | None = None
     gates: Mapping[str, Gate] | None = None
+    merged: bool = False
 
     def __post_init__(self) -> None:
         """Check that names are distinct and that there is one weight for each."""
@@ -49,6 +52,11 @@ class Group:
             )
         if self.gates is not None and self.index is not None:
             raise RoutingError("gates weigh all of a group's experts; leave the index out.")
+        if self.gates and self.merged:
+            raise RoutingError(
+                "gates weigh each token by itself, what experts say and not their parameters; leave the gates or "
+                "`merged` out."
+            )
         for path, gate in (self.gates or {}).items():
             if isinstance(gate, SoftmaxGate) and len(gate.weight) > self.k:
                 raise RoutingError(
@@ -109,6 +117,9 @@ class RowPlan:
         gates = {id(group.gates): group.gates for group in self.groups if group.gates}
         if len(gates) > 1 or (gates and len(self.groups) > 1):
             raise RoutingError("gates weigh the experts of one group; run the others by themselves.")
+        merged = {group.merged for group in self.groups if group.k}
+        if len(merged) > 1:
+            raise RoutingError("the groups of a plan are all merged or all mixed; run the others by themselves.")
         return Rows(
             names,
             texts,
@@ -116,6 +127,7 @@ class RowPlan:
             index,
             _joined_weights(self.groups, texts, k),
             next(iter(gates.values()), None),
+            k if merged == {True} else 0,
         )
 
 
@@ -128,6 +140,7 @@ class Rows:
     index:   which experts each row is run through, as positions in `names`; `NOBODY` = none.
     weights: how much of each, a row axis of 1 where all rows agree; None = 1 of each. See `Group`.
     gates:   see `Group`.
+    merged:  how many columns of `index`, from the first, are merged; those behind them are worn beside that.
     """
 
     names: tuple[str, ...]
@@ -136,6 +149,7 @@ class Rows:
     index: Int[Tensor, "row k"]
     weights: Float[Tensor, "*layer row_or_1 seq k"] | None = None
     gates: Mapping[str, Gate] | None = None
+    merged: int = 0
 
     @property
     def count(self) -> int:
@@ -194,15 +208,19 @@ class Rows:
         return replace(self, texts=texts, text=text, index=self.index[rows], weights=weights)
 
     def joined(self, other: "Rows") -> "Rows":
-        """Return these rows and behind them the other's, its texts behind these texts; gates must be the same."""
+        """Return these rows and behind them the other's, its texts behind these texts.
+
+        Gates must be the same, and what is merged; rows without experts go with any that are merged.
+        """
         if self.gates is not other.gates:
             raise RoutingError("rows with different gates are run apart.")
+        merged = _joined_merged(self, other)
         names = tuple(dict.fromkeys((*self.names, *other.names)))
         k = max(self.index.shape[1], other.index.shape[1])
         index = torch.cat([_renamed(each.index, each.names, names, k) for each in (self, other)])
         text = torch.cat([self.text, other.text + self.texts])
         weights = _stacked_weights([(self.weights, self.count), (other.weights, other.count)], k)
-        return Rows(names, self.texts + other.texts, text, index, weights, self.gates)
+        return Rows(names, self.texts + other.texts, text, index, weights, self.gates, merged)
 
 
 BASE_ROWS = RowPlan((Group(),))
@@ -215,7 +233,7 @@ def map_weights(rows: Rows, change: Callable[[Tensor], Tensor]) -> Rows:
 
 
 def dressed(rows: Rows, names: Sequence[str]) -> Rows:
-    """Return the rows with more experts in each, at weight 1.
+    """Return the rows with more experts in each, at weight 1, beside what is merged.
 
     Raises RoutingError for rows that gates weigh, or that are run through one of these already.
     """
@@ -298,6 +316,17 @@ def _renamed(index: Tensor, old: Sequence[str], new: Sequence[str], k: int) -> T
     table = torch.tensor([*(new.index(name) for name in old), NOBODY])
     missing = index.new_full((index.shape[0], k - index.shape[1]), NOBODY)
     return torch.cat([table[index], missing], dim=1)
+
+
+def _joined_merged(one: Rows, other: Rows) -> int:
+    """Return how many first columns of both rows' are merged; raises RoutingError where they differ."""
+    live = [rows for rows in (one, other) if rows.names]
+    merged = {rows.merged for rows in live}
+    if len(merged) < 2:
+        return merged.pop() if merged else 0
+    if all(rows.merged == rows.index.shape[1] for rows in live):
+        return max(merged)
+    raise RoutingError(f"rows of which {one.merged} and {other.merged} experts are merged are run apart.")
 
 
 def _joined_weights(groups: Sequence[Group], texts: int, k: int) -> Tensor | None:

@@ -12,6 +12,7 @@ from collegium.models.parts import BottleneckWeights, LoraWeights, Part
 from collegium.models.rows import Rows
 from collegium.models.sites import Site
 from collegium.models.slots.gated import GatedFamily, gated_families
+from collegium.models.slots.merged import check_merged, filled
 from collegium.models.slots.residents import Residents
 from collegium.models.slots.run import Shared
 from collegium.models.slots.stacks import (
@@ -57,6 +58,8 @@ def make_plan(
     for path in dict.fromkeys(path for name in rows.names if name in live for path in residents.adapter(name)):
         like = next(model.get_submodule(path).parameters())
         parts = {name: part for name in rows.names if name in live and (part := residents.adapter(name).get(path))}
+        if rows.merged:
+            check_merged(path, parts, rows)
         low_rank = _low_rank(path, parts, rows, residents, like, sites[path], trained=trained)
         places[path] = Place(
             sites[path].block,
@@ -81,18 +84,27 @@ def _low_rank(
     *,
     trained: bool,
 ) -> tuple[LowRankStack, ...]:
-    """Return the thin products at a place: casts with equally many rows together."""
+    """Return the thin products at a place: casts with equally many rows together; merged ones, also of one rank."""
     own = {name: part for name, part in parts.items() if isinstance(part, LoraWeights | BottleneckWeights)}
-    buckets: dict[int, list[tuple[tuple[str, ...], tuple[int, ...]]]] = {}
+    buckets: dict[tuple[int, int, int], list[tuple[tuple[str, ...], tuple[int, ...]]]] = {}
     for cast, members in rows.casts.items():
-        if any(name in own for name in cast):
-            buckets.setdefault(len(members), []).append((cast, members))
+        for first, piece in ((0, cast[: rows.merged]), (rows.merged, cast[rows.merged :])):
+            ranks = [own[name].rank for name in piece if name in own]
+            if ranks:
+                key = (len(members), first, ranks[0] if first < rows.merged else 0)
+                buckets.setdefault(key, []).append((piece, members))
     stacks = []
-    for per, bucket in buckets.items():
+    for (per, first, _), bucket in buckets.items():
+        merged = rows.merged if first < rows.merged else 0
         casts = [cast for cast, _ in bucket]
         span = span_of([row for _, members in bucket for row in members], like.device)
-        made = _from_parts(casts, own, like) if trained else _from_slab(path, casts, own, residents, like, site)
-        stacks.append(replace(made, span=span, per=per))
+        if trained:
+            made = _from_parts(casts, own, like, merged=merged)
+        else:
+            made = _from_slab(path, casts, own, residents, like, site)
+        if first:
+            made = replace(made, places=made.places + first, rank=None)
+        stacks.append(replace(made, span=span, per=per, merged=merged))
     return tuple(stacks)
 
 
@@ -114,12 +126,18 @@ def _from_slab(
 
 
 def _from_parts(
-    casts: Sequence[tuple[str, ...]], own: Mapping[str, LoraWeights | BottleneckWeights], like: Tensor
+    casts: Sequence[tuple[str, ...]],
+    own: Mapping[str, LoraWeights | BottleneckWeights],
+    like: Tensor,
+    *,
+    merged: int = 0,
 ) -> LowRankStack:
     """Return the stack of experts that are being trained."""
-    a, b, bias = trained_stack([[own.get(name) for name in cast] for cast in casts], like)
-    rows = [_columns([own.get(name) for name in cast], a.shape[2]) for cast in casts]
-    return LowRankStack(a, b, bias, torch.tensor(rows, device=like.device), slice(0), 0)
+    parts = [filled(cast, own) if merged else [own.get(name) for name in cast] for cast in casts]
+    a, b, bias = trained_stack(parts, like)
+    rows = [_columns(cast, a.shape[2]) for cast in parts]
+    rank = a.shape[2] // merged if merged else None
+    return LowRankStack(a, b, bias, torch.tensor(rows, device=like.device), slice(0), 0, rank)
 
 
 def _columns(parts: Sequence[LoraWeights | BottleneckWeights | None], columns: int) -> list[int]:

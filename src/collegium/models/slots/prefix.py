@@ -47,12 +47,12 @@ def attend(
     place = None if run is None else run.places.get(path)
     if run is None or place is None or place.prefix is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    stack = place.prefix
-    scores = stack.scores(run.weights(place.block, stack.open)).to(query.dtype)
+    first_keys, first_values, scores = place.prefix.seen(run.weights(place.block, place.prefix.open))
+    scores = scores.to(query.dtype)
     own = _additive(attention_mask, query, key, causal=getattr(module, "is_causal", True))
     shape = (query.shape[0], 1, query.shape[2])
     mask = torch.cat([scores.expand(*shape, -1), own.expand(*shape, -1)], dim=-1)
-    keys, values = torch.cat([stack.keys, key], dim=2), torch.cat([stack.values, value], dim=2)
+    keys, values = torch.cat([first_keys, key], dim=2), torch.cat([first_values, value], dim=2)
     kwargs.pop("is_causal", None)
     return sdpa_attention_forward(module, query, keys, values, mask, is_causal=False, **kwargs)
 

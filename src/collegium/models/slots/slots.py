@@ -253,7 +253,7 @@ class Slots:
 
     def _plan(self, rows: Rows, dtype: torch.dtype) -> Plan:
         """Return what each place computes for these rows; the last few are kept unless weights are being trained."""
-        key = (rows.names, rows.places, dtype, None if rows.gates is None else id(rows.gates))
+        key = (rows.names, rows.places, dtype, None if rows.gates is None else id(rows.gates), rows.merged)
         known = self._plans.get(key)
         if known is not None:
             self._plans.move_to_end(key)

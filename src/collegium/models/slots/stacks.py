@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from collegium.core.errors import RoutingError
 from collegium.models.parts import BottleneckWeights, FfnWeights, Ia3Weights, LoraWeights, Part, PrefixWeights
 from collegium.models.rows import Rows
 from collegium.models.slots.slabs import thin_matrices
@@ -26,6 +27,7 @@ class LowRankStack:
 
     places: for each column the place of its expert among the cast's. span: the rows, cast after cast, `per` of each.
     rank:   how many columns each expert has, None where they differ.
+    merged: how many experts of each cast, all of this rank, act as one; 0 = each acts by itself.
     """
 
     a: Float[Tensor, "cast input column"]
@@ -35,6 +37,7 @@ class LowRankStack:
     span: Span
     per: int
     rank: int | None = None
+    merged: int = 0
 
     @property
     def casts(self) -> int:
@@ -62,10 +65,13 @@ class LowRankStack:
         weights: Float[Tensor, "row_or_1 seq_or_1 k"] | None,
     ) -> Tensor:
         """Add the second product to the output, in place, and return it."""
-        if self.bias is not None:
-            thin = torch.relu(thin + self.bias)
-        if weights is not None:
-            thin = self.weighted(thin, weights)
+        if self.merged:
+            thin = self.averaged(thin, weights)
+        else:
+            if self.bias is not None:
+                thin = torch.relu(thin + self.bias)
+            if weights is not None:
+                thin = self.weighted(thin, weights)
         if isinstance(self.span, Tensor):
             change = torch.bmm(thin, self.b).view(-1, *output.shape[1:])
             return output.index_add_(0, self.span, change)
@@ -81,15 +87,38 @@ class LowRankStack:
     def weighted(self, thin: Tensor, weights: Tensor) -> Tensor:
         """Return the thin product with each column times the weight of its expert."""
         casts, columns = self.places.shape
-        if weights.shape[0] == 1:
-            own = weights[None].expand(casts, -1, -1, -1)
-        else:
-            own = weights[self.span].view(casts, self.per, *weights.shape[1:])
+        own = self._own(weights)
         if self.rank is not None:
             return (thin.view(casts, self.per, -1, columns // self.rank, self.rank) * own[..., None]).view(thin.shape)
         places = self.places[:, None, None].expand(-1, own.shape[1], own.shape[2], -1)
         spread = own.gather(-1, places)
         return (thin.view(casts, self.per, -1, columns) * spread).view(thin.shape)
+
+    def averaged(self, thin: Tensor, weights: Tensor | None) -> Tensor:
+        """Return what one expert of the weighted sum of parameters hands to its second product, for each expert's.
+
+        With m = relu(sum_j w_j (A_j x + d_j)), or sum_j w_j A_j x of low-rank parts, expert i's columns get w_i m, so
+        that the second product says (sum_i w_i B_i) m. The last column of a bottleneck is that of its second bias.
+        """
+        casts, columns = self.places.shape
+        assert self.rank is not None
+        each = thin.view(casts, self.per, -1, self.merged, self.rank)
+        if weights is None:
+            own = thin.new_ones(casts, 1, 1, self.merged, 1)
+        else:
+            own = self._own(weights)[..., : self.merged, None]
+        if self.bias is not None:
+            each = each + self.bias.view(casts, 1, 1, self.merged, self.rank)
+        middle = (each * own).sum(-2, keepdim=True)
+        if self.bias is not None:
+            middle = torch.nn.functional.pad(torch.relu(middle[..., :-1]), (0, 1), value=1.0)
+        return (middle * own).view(casts, -1, columns)
+
+    def _own(self, weights: Tensor) -> Float[Tensor, "cast per_or_1 seq_or_1 k"]:
+        """Return the weights of this stack's rows, cast by cast."""
+        if weights.shape[0] == 1:
+            return weights[None].expand(self.casts, -1, -1, -1)
+        return weights[self.span].view(self.casts, self.per, *weights.shape[1:])
 
 
 class _AddProduct(torch.autograd.Function):
@@ -152,20 +181,31 @@ class ExchangeStack:
 
 @dataclass(frozen=True, eq=False)
 class PrefixStack:
-    """The keys and values that each row's queries see first; `open` is 0, or minus infinity where there is none."""
+    """The keys and values that each row's queries see first; `open` is 0, or minus infinity where there is none.
+
+    merged: how many prefixes of each row, from the first, are one whose keys and values are their weighted sum.
+    """
 
     keys: Float[Tensor, "row head prefix size"]
     values: Float[Tensor, "row head prefix size"]
     open: Float[Tensor, "row prefix"]
     places: Int[Tensor, " prefix"]
+    merged: int = 0
+
+    def seen(self, weights: Float[Tensor, "row_or_1 seq_of_weights k"] | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return keys, values and what is added to their scores.
+
+        Raises RoutingError for weights by position where prefixes are merged.
+        """
+        if not self.merged:
+            return self.keys, self.values, self.scores(weights)
+        return merged_prefix(self, weights)
 
     def scores(
         self, weights: Float[Tensor, "row_or_1 seq_of_weights k"] | None
     ) -> Float[Tensor, "row one seq_of_weights prefix"]:
         """Return what is added to each prefix column's score: the logarithm of its expert's weight."""
-        if weights is None:
-            return self.open[:, None, None]
-        return (self.open[:, None] + weights.to(self.open).clamp(min=0).log()[..., self.places])[:, None]
+        return _prefix_scores(self.open, self.places, weights)
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,6 +217,37 @@ class Place:
     rescale: tuple[RescaleStack, ...] = ()
     exchange: ExchangeStack | None = None
     prefix: PrefixStack | None = None
+
+
+def _prefix_scores(shown: Tensor, places: Tensor, weights: Tensor | None) -> Tensor:
+    if weights is None:
+        return shown[:, None, None]
+    return (shown[:, None] + weights.to(shown).clamp(min=0).log()[..., places])[:, None]
+
+
+def merged_prefix(
+    stack: PrefixStack, weights: Float[Tensor, "row_or_1 seq_of_weights k"] | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return keys, values and added scores where the first prefixes are one, at weight 1; worn ones come behind it."""
+    if weights is not None and weights.shape[-2] > 1:
+        raise RoutingError(
+            f"a prefix is one for all positions that see it, got weights of {weights.shape[-2]} positions to merge "
+            "prefixes with. Hold one weight per text, or mix them."
+        )
+    rows, heads, columns, size = stack.keys.shape
+    many = weights.shape[-1] if weights is not None else int(stack.places[-1]) + 1
+    length = columns // many
+    ends = stack.merged * length
+    own = stack.keys.new_ones(1, stack.merged) if weights is None else weights[:, 0, : stack.merged].to(stack.keys)
+
+    def averaged(each: Tensor) -> Tensor:
+        first = each[:, :, :ends].view(rows, heads, stack.merged, length, size)
+        return torch.cat([(first * own[:, None, :, None, None]).sum(2), each[:, :, ends:]], dim=2)
+
+    shown = stack.open[:, :ends].view(rows, stack.merged, length).amax(1)
+    rest = _prefix_scores(stack.open[:, ends:], stack.places[ends:], weights)
+    scores = torch.cat([shown[:, None, None].expand(-1, 1, rest.shape[2], -1), rest.expand(rows, -1, -1, -1)], dim=-1)
+    return averaged(stack.keys), averaged(stack.values), scores
 
 
 def span_of(rows: Sequence[int], device: torch.device) -> Span:
@@ -263,7 +334,7 @@ def prefix_stack(parts: Mapping[str, Part], rows: Rows, like: Tensor) -> PrefixS
     shut = torch.stack(closed)[index].reshape(rows.count, k * longest)
     open_ = like.new_zeros(shut.shape, dtype=torch.float32).masked_fill(shut, float("-inf"))
     places = torch.arange(k, device=like.device).repeat_interleave(longest)
-    return PrefixStack(by_row(keys), by_row(values), open_, places)
+    return PrefixStack(by_row(keys), by_row(values), open_, places, rows.merged)
 
 
 def shared_input(stacks: Sequence[LowRankStack]) -> tuple[Tensor, list[LowRankStack]]:
