@@ -17,6 +17,7 @@ from collegium.cli.bench import BENCH
 from collegium.cli.claims import CLAIMS
 from collegium.cli.command import Table
 from collegium.cli.console import Screen
+from collegium.cli.continual import CONTINUAL
 from collegium.cli.data import DATA
 from collegium.cli.discover import DISCOVER
 from collegium.cli.doctor import DOCTOR
@@ -44,6 +45,7 @@ COMMANDS: Table = {
     "router": ROUTER,
     "reward": REWARD,
     "align": ALIGN,
+    "continual": CONTINUAL,
     "generate": GENERATE,
     "lm-eval": LM_EVAL,
     "claims": CLAIMS,

@@ -5,13 +5,14 @@ that depend on nothing but the texts' order, so a fit that goes on after a pause
 """
 
 import contextlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from collegium.models import Adapter, Base, RowPlan
+from collegium.models import Base, RowPlan
 from collegium.models.trunk import Trunk
 from collegium.rewards.texts import TextBatch
 
@@ -44,9 +45,14 @@ class KeptStates:
         return self._parts[number]
 
 
-def kept_states(base: Base, adapter: Adapter, texts: TextBatch, *, plan: RowPlan, limit_mb: int) -> KeptStates | None:
-    """Return the states of texts below an adapter, None where they take more than the limit or would not be exact."""
-    first = min(base.sites[path].block for path in adapter)
+def kept_states(
+    base: Base, places: Iterable[str], texts: TextBatch, *, plan: RowPlan, limit_mb: int
+) -> KeptStates | None:
+    """Return the states of texts below what is changed, None where they take more than the limit or would not be exact.
+
+    places: the module paths that are changed, those of an adapter.
+    """
+    first = min(base.sites[path].block for path in places)
     size = texts.tokens.numel() * int(base.config.hidden_size) * base.dtype.itemsize
     if not first or size > limit_mb * _MEGABYTE:
         return None

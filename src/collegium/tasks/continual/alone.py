@@ -22,9 +22,11 @@ from collegium.tasks.continual.scene import Scene, train
 def alone(scene: Scene, task: int) -> Knowledge:
     """Return the adapter and the head of a task trained by itself."""
     lesson = scene.lessons[task]
-    label = f"{lesson.name} alone"
-    if label in scene.once:
-        return scene.once[label]
+    return scene.one_time(f"{lesson.name} alone", lambda: _train_alone(scene, task))
+
+
+def _train_alone(scene: Scene, task: int) -> Knowledge:
+    lesson = scene.lessons[task]
     adapter, head = scene.fresh(), scene.new_head(task)
     head = head if scene.base.speaks else learnable_head(head)
     columns = scene.columns((task,))
@@ -34,10 +36,8 @@ def alone(scene: Scene, task: int) -> Knowledge:
         def nats(rows: Tensor, step: int | None) -> Tensor:
             return scene.nats(told(scene.pool.states(rows, RowPlan.one(key)), [head]), rows, columns, alone=True)
 
-        train(scene, weights, nats, rows=lesson.train, dev=lesson.dev, label=label)
-    found = Knowledge({lesson.name: learnt(adapter)}, {lesson.name: learnt_head(head)})
-    scene.once[label] = found
-    return found
+        train(scene, weights, nats, rows=lesson.train, dev=lesson.dev, label=f"{lesson.name} alone")
+    return Knowledge({lesson.name: learnt(adapter)}, {lesson.name: learnt_head(head)})
 
 
 def learn_alone(scene: Scene, seen: tuple[int, ...], before: Knowledge) -> Knowledge:

@@ -97,7 +97,7 @@ def _learn(scene: Scene, seen: tuple[int, ...], before: Knowledge, *, reflection
         mean = alpha(scene.pool.embedded[scene.lessons[seen[-1]].train]).mean(0)
     extra = {f"alpha {names[-1]}": mean}
     if reflection == "written":
-        extra[f"written {names[-1]}"] = written(scene, seen[-1], known)
+        extra[f"written {names[-1]}"] = written(scene, seen[-1])
     return known.having(extra=extra)
 
 

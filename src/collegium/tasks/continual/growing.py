@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from collegium.core.errors import ConfigError
+from collegium.experts import FitConfig
 from collegium.experts.fresh import numbers_of
 from collegium.models import Adapter, Group, LoraWeights, RowPlan, lora_parts
 from collegium.tasks.continual.knowledge import (
@@ -49,8 +50,8 @@ def grow(
     more: other tensors that are trained; they become part of what is known.
     """
     lesson, more = scene.lessons[seen[-1]], more or {}
-    names = [scene.lessons[task].name for task in seen]
-    label = f"{method if len(seen) > 1 or more else 'first'}: {lesson.name} after {', '.join(names[:-1]) or 'none'}"
+    earlier = [scene.lessons[task].name for task in seen[:-1]]
+    label = f"{method if earlier or more else 'first'}: {lesson.name} after {', '.join(earlier) or 'none'}"
     head = scene.new_head(seen[-1])
     head = head if scene.base.speaks else learnable_head(head)
     columns = scene.columns(seen[-1:])
@@ -94,15 +95,21 @@ def learn_active(scene: Scene, seen: tuple[int, ...], before: Knowledge) -> Know
 
 def learn_progprompt(scene: Scene, seen: tuple[int, ...], before: Knowledge) -> Knowledge:
     """Return what was known with a new prefix behind the earlier ones."""
-    settings = scene.settings()
-    if settings.kind != "prefix":
-        tokens = scene.config.prefix_tokens or prefix_as_large(scene)
-        settings = replace(settings, kind="prefix", prefix_tokens=tokens)
+    settings = prefix_settings(scene)
     scene.base.check_length(settings.prefix_tokens * len(scene.lessons) + scene.config.text_tokens)
     return grow(scene, seen, before, method="progprompt", adapter=scene.fresh(settings))
 
 
-def prefix_as_large(scene: Scene) -> int:
+def prefix_settings(scene: Scene) -> FitConfig:
+    """Return the settings of a prefix: of as many positions as asked for, or as large as the stream's adapters."""
+    settings = scene.settings()
+    if settings.kind == "prefix":
+        return settings
+    tokens = scene.config.prefix_tokens or _as_large(scene)
+    return replace(settings, kind="prefix", prefix_tokens=tokens)
+
+
+def _as_large(scene: Scene) -> int:
     """Return how many positions make a prefix as large as an adapter of the settings, one at least."""
     one = numbers_of(scene.base, replace(scene.settings(), kind="prefix", prefix_tokens=1))
     return max(1, round(numbers_of(scene.base, scene.settings()) / one))

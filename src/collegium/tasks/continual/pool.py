@@ -32,9 +32,9 @@ class Lesson:
 
     name: str
     labels: tuple[str, ...]
-    train: Int[Tensor, " row"]
-    dev: Int[Tensor, " row"]
-    test: Int[Tensor, " row"]
+    train: Int[Tensor, " train"]
+    dev: Int[Tensor, " dev"]
+    test: Int[Tensor, " test"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,25 +108,33 @@ def make_pool(base: Base, tasks: Sequence[LabelledTask], config: ContinualConfig
     names = [task.name for task in tasks]
     if len(set(names)) < len(names) or not names:
         raise DataError(f"a stream has one task at least and each once, got {', '.join(names) or 'none'}.")
+    parts = [split_rows(task, config) for task in tasks]
+    labels = [labels_of(task.name, part) for task, part in zip(tasks, parts, strict=True)]
+    pool = pool_of(base, [[row for part in own for row in part] for own in parts], config)
+    lessons, start = [], 0
+    for name, own, part in zip(names, labels, parts, strict=True):
+        ends = [start + sum(len(each) for each in part[: count + 1]) for count in range(3)]
+        places = [torch.arange(first, last) for first, last in zip([start, *ends], ends, strict=False)]
+        lessons.append(Lesson(name, own, *places))
+        start = ends[-1]
+    return pool, tuple(lessons)
+
+
+def pool_of(base: Base, rows: Sequence[Sequence[LabelledText]], config: ContinualConfig) -> Pool:
+    """Return the pool of texts, those of each task behind those of the one before."""
     encode = Encoding(base, config.text_tokens, config.template)
-    samples: list[EncodedSample] = []
-    owners: list[int] = []
-    labels: list[str] = []
-    lessons = []
-    for number, task in enumerate(tasks):
-        parts = split_rows(task, config)
-        places = []
-        for rows in parts:
-            places.append(torch.arange(len(samples), len(samples) + len(rows)))
-            samples += [encode(row.text) for row in rows]
-            owners += [number] * len(rows)
-            labels += [row.label for row in rows]
-        lessons.append(Lesson(task.name, _labels(task.name, parts), *places))
-    texts = batch_of(samples)
-    places = dict(places_of(base, adapter_config(config, len(base.blocks))))
+    texts = batch_of([encode(row.text) for own in rows for row in own])
+    tasks = torch.tensor([number for number, own in enumerate(rows) for _ in own])
+    return new_pool(base, texts, tasks, tuple(row.label for own in rows for row in own), config)
+
+
+def new_pool(
+    base: Base, texts: TextBatch, tasks: Int[Tensor, " text"], labels: tuple[str, ...], config: ContinualConfig
+) -> Pool:
+    """Return the pool of encoded texts; the states below the adapters are kept as far as they may."""
+    places = places_of(base, adapter_config(config, len(base.blocks)))
     kept = kept_states(base, places, texts, plan=BASE_ROWS, limit_mb=config.states_mb)
-    reading = Reading.of(base, text_tokens=config.text_tokens)
-    return Pool(base, reading, texts, torch.tensor(owners), tuple(labels), kept), tuple(lessons)
+    return Pool(base, Reading.of(base, text_tokens=config.text_tokens), texts, tasks, labels, kept)
 
 
 def split_rows(task: LabelledTask, config: ContinualConfig) -> tuple[tuple[LabelledText, ...], ...]:
@@ -137,7 +145,7 @@ def split_rows(task: LabelledTask, config: ContinualConfig) -> tuple[tuple[Label
     return learnt[dev:], learnt[:dev], test
 
 
-def _labels(name: str, parts: Sequence[Sequence[LabelledText]]) -> tuple[str, ...]:
+def labels_of(name: str, parts: Sequence[Sequence[LabelledText]]) -> tuple[str, ...]:
     """Return the labels that can be learnt; raises DataError for one label, or for others where a task is judged."""
     learnt = tuple(sorted({row.label for row in parts[0]}))
     if len(learnt) < 2:

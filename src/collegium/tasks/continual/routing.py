@@ -23,7 +23,7 @@ from collegium.tasks.continual.readout import told
 from collegium.tasks.continual.scene import Scene, remembered, train
 from collegium.train import LoopConfig
 
-ROUTER = ("router weight", "router bias", "router shift", "router scale", "router blocks")
+ROUTER: tuple[str, ...] = ("router weight", "router bias", "router shift", "router scale", "router blocks")
 
 
 def learn_l2r(scene: Scene, seen: tuple[int, ...], before: Knowledge) -> Knowledge:
@@ -67,7 +67,7 @@ def fit_router(
     blocks = sorted({scene.base.sites[path].block for adapter in known.adapters.values() for path in adapter})
     weight = torch.zeros(len(blocks), len(known.adapters), queries.shape[1], requires_grad=True)
     bias = torch.zeros(len(blocks), len(known.adapters), requires_grad=True)
-    extra = dict(zip(ROUTER, (weight, bias, shift, scale, torch.tensor(blocks)), strict=True))
+    extra: dict[str, Tensor] = dict(zip(ROUTER, (weight, bias, shift, scale, torch.tensor(blocks)), strict=True))
     columns, heads = scene.columns(seen), scene.heads(seen, known)
     with wearing(scene.base, known.adapters) as keys:
 

@@ -1,5 +1,6 @@
 """Where learning takes place: the pool, the lessons, the settings; and one way to train on its rows."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,15 +14,19 @@ from collegium.core.cards import content_hash
 from collegium.core.randomness import derive_seed, generator
 from collegium.experts import FitConfig
 from collegium.experts.fit import ALIKE
-from collegium.experts.fresh import fresh_adapter
-from collegium.models import Adapter, Base, HeadWeights
+from collegium.experts.fresh import fresh_adapter, places_of
+from collegium.models import Adapter, Base, HeadWeights, PrefixWeights
 from collegium.tasks.continual.config import ContinualConfig, adapter_config
+from collegium.tasks.continual.keeping import once
 from collegium.tasks.continual.knowledge import Knowledge
 from collegium.tasks.continual.pool import Lesson, Pool
 from collegium.tasks.continual.readout import Columns, choice_nats, new_head
 from collegium.train import Checkpoints, Epochs, Logger, LoopConfig, Loss, NullLogger, fit
 
 _HELD_OUT_BATCH = 32
+_PREFIX_DEVIATION = 0.1
+_NOT_DECIDING = ("rates", "states_mb", "threads", "test_rows")
+"""Settings on which nothing that is learnt depends."""
 
 RowNats = Callable[[Tensor, int | None], Float[Tensor, " row"]]
 """Rows of the pool and the number of the step (None = they are held out) -> the nats of each one's label."""
@@ -58,12 +63,27 @@ class Scene:
 
     def fresh(self, settings: FitConfig | None = None) -> Adapter:
         """Return a new adapter, ready to be trained; all begin alike."""
+        settings = settings or self.settings()
+        if settings.kind == "prefix" and not self.base.causal:
+            return drawn_prefix(self.base, settings)
         some = self.pool.texts.tokens[:1, : int(self.pool.texts.lengths[0])]
-        return fresh_adapter(self.base, settings or self.settings(), ALIKE, tokens=some)
+        return fresh_adapter(self.base, settings, ALIKE, tokens=some)
 
     def new_head(self, task: int) -> HeadWeights:
         """Return a task's head before it is learnt."""
         return new_head(self.base, self.lessons[task].labels, seed=self.config.seed)
+
+    def one_time(self, label: str, make: Callable[[], Knowledge]) -> Knowledge:
+        """Return what a label stands for, made once for all methods and orders, and for all runs in one folder."""
+        folder = None if self.folder is None else self.folder / "once"
+        return once(self.once, label, make, folder=folder, like=self.fresh, identity=self.identity)
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """What everything learnt here depends on, as one name."""
+        settings = {name: value for name, value in self.config.recipe().items() if name not in _NOT_DECIDING}
+        texts = [self.pool.texts.tokens.tolist(), self.pool.labels]
+        return content_hash([self.base.fingerprint.short, str(self.base.dtype), settings, self.rate, texts])
 
     def columns(self, tasks: Sequence[int]) -> Columns:
         """Return the columns of these tasks' heads side by side."""
@@ -86,13 +106,29 @@ class Scene:
         return choice_nats(outputs, right, self.allowed(rows, columns, alone=alone).to(outputs.device))
 
 
+def drawn_prefix(base: Base, settings: FitConfig) -> Adapter:
+    """Return a new prefix for an encoder, which keeps no keys and values that one could begin as: small and random."""
+    found = {}
+    for path, site in places_of(base, settings).items():
+        heads, size = site.shape
+        draw = generator(settings.seed, "prefix", path)
+        keys, values = (
+            (_PREFIX_DEVIATION * torch.randn(heads, settings.prefix_tokens, size, generator=draw))
+            .to(base.device)
+            .requires_grad_()
+            for _ in range(2)
+        )
+        found[path] = PrefixWeights(keys, values)
+    return found
+
+
 def train(
     scene: Scene,
     weights: Mapping[str, Tensor],
     nats: RowNats,
     *,
     rows: Int[Tensor, " row"],
-    dev: Int[Tensor, " row"],
+    dev: Int[Tensor, " held_out"],
     label: str,
     penalty: Penalty | None = None,
     loop: LoopConfig | None = None,
@@ -116,10 +152,10 @@ def train(
     def held_out() -> float:
         return float(torch.cat([nats(part, None) for part in dev.split(_HELD_OUT_BATCH)]).mean())
 
-    identity = content_hash([label, config.recipe(), scene.rate, rows.tolist(), scene.pool.texts.tokens.shape[0]])
+    identity = content_hash([label, scene.identity, rows.tolist()])
     checkpoints = None
     if scene.folder is not None:
-        checkpoints = Checkpoints(scene.folder / identity[:16], identity, every=loop.evaluate_every)
+        checkpoints = Checkpoints(scene.folder / "under-way" / identity[:16], identity, every=loop.evaluate_every)
     heads = {name: config.head_rate for name in weights if name.startswith("head ")}
     logger = scene.begin(label, loop.steps)
     fit(

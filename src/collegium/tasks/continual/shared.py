@@ -127,10 +127,10 @@ def learn_ewc(scene: Scene, seen: tuple[int, ...], before: Knowledge) -> Knowled
     pupil = _Pupil(scene, seen, before)
     moved = adapter_tensors(pupil.adapter)
     stars = {name: each.detach().clone() for name, each in moved.items()}
-    stiff = {name: before.extra.get(f"fisher {name}") for name in moved}
+    earlier = before.extra
 
     def penalty(step: int, rows: Tensor) -> Tensor:
-        parts = [(stiff[name] * (each - stars[name]).square()).sum() for name, each in moved.items()]
+        parts = [(earlier[f"fisher {name}"] * (each - stars[name]).square()).sum() for name, each in moved.items()]
         return EWC_STRENGTH / 2 * torch.stack(parts).sum()
 
     after = _go_on(scene, seen, before, method="ewc", pupil=pupil, penalty=penalty)
@@ -184,9 +184,12 @@ def learn_joint(scene: Scene, seen: tuple[int, ...], before: Knowledge) -> Knowl
     seen = tuple(sorted(seen))
     lessons = [scene.lessons[task] for task in seen]
     label = f"joint: {', '.join(each.name for each in lessons)}"
-    if label in scene.once:
-        return scene.once[label]
-    pupil = _Pupil(scene, seen, before, anew=True)
+    return scene.one_time(label, lambda: _train_joint(scene, seen, label))
+
+
+def _train_joint(scene: Scene, seen: tuple[int, ...], label: str) -> Knowledge:
+    lessons = [scene.lessons[task] for task in seen]
+    pupil = _Pupil(scene, seen, Knowledge(), anew=True)
     with wearing(scene.base, {ONE: pupil.adapter}) as (pupil.key,):
         train(
             scene,
@@ -196,5 +199,4 @@ def learn_joint(scene: Scene, seen: tuple[int, ...], before: Knowledge) -> Knowl
             dev=torch.cat([each.dev for each in lessons]),
             label=label,
         )
-    scene.once[label] = pupil.known(Knowledge())
-    return scene.once[label]
+    return pupil.known(Knowledge())

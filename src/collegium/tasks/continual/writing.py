@@ -24,18 +24,21 @@ def written(scene: Scene, task: int) -> Float[Tensor, "text hidden"]:
 
     Raises ConfigError for a base that does not speak.
     """
-    lesson, base, pool = scene.lessons[task], scene.base, scene.pool
+    lesson, base = scene.lessons[task], scene.base
     if not base.speaks:
         raise ConfigError(
             f"sapt writes texts of earlier tasks to remember them, and {base.name} does not write. Use sapt-real, "
             "which remembers rows, or a base that speaks."
         )
-    label = f"{lesson.name} written"
-    if label in scene.once:
-        return scene.once[label].extra[label]
     count = scene.config.memory * len(lesson.labels)
     if not count:
         raise ConfigError("sapt writes as many texts as would be remembered, which is none; give --memory.")
+    label = f"{lesson.name} written"
+    return scene.one_time(label, lambda: Knowledge(extra={label: _write(scene, task, count, label)})).extra[label]
+
+
+def _write(scene: Scene, task: int, count: int, label: str) -> Tensor:
+    lesson, base, pool = scene.lessons[task], scene.base, scene.pool
     adapter = scene.fresh()
     with wearing(base, {_KEY: adapter}) as (key,):
 
@@ -45,9 +48,7 @@ def written(scene: Scene, task: int) -> Float[Tensor, "text hidden"]:
             return said.sum(-1) / (batch.lengths - 1).clamp(min=1).to(said.device)
 
         train(scene, adapter_tensors(adapter), nats, rows=lesson.train, dev=lesson.dev, label=label)
-        found = _embedded(scene, key, task, count)
-    scene.once[label] = Knowledge(extra={label: found})
-    return found
+        return _embedded(scene, key, task, count)
 
 
 @torch.no_grad()

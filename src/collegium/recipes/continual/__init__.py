@@ -1,0 +1,1 @@
+"""`continual`: tasks one after another."""
