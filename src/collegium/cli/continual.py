@@ -1,9 +1,10 @@
-"""`continual run / eval`: tasks one after another."""
+"""`continual run / eval / add`: tasks one after another."""
 
 from collegium.cli.command import Command, Group
 from collegium.cli.console import Screen
 from collegium.cli.output import Outcome
-from collegium.recipes.continual import evaluate, run
+from collegium.recipes.continual import add, evaluate, run
+from collegium.recipes.continual.add import ContinualAddConfig
 from collegium.recipes.continual.evaluate import ContinualEvalConfig
 from collegium.recipes.continual.page import COLUMNS, table_rows
 from collegium.recipes.continual.run import ContinualRunConfig
@@ -30,10 +31,17 @@ def run_eval(config: ContinualEvalConfig, screen: Screen) -> Outcome:
     return Outcome(found, rows)
 
 
+def run_add(config: ContinualAddConfig, screen: Screen) -> Outcome:
+    """Return what was learnt, and which members changed."""
+    found = add.run(config, watch=screen).result
+    return Outcome(found, [{"task": task, "accuracy": value} for task, value in found.get("accuracy", {}).items()])
+
+
 CONTINUAL = Group(
     "Tasks one after another: learn each without losing the others.",
     {
         "run": Command(ContinualRunConfig, run_stream, memory_flag="--batch", resumes=True),
+        "add": Command(ContinualAddConfig, run_add, memory_flag="--threads", resumes=True),
         "eval": Command(ContinualEvalConfig, run_eval, memory_flag="--threads"),
     },
 )

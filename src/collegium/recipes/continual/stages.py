@@ -18,6 +18,7 @@ from collegium.tasks.continual import (
     Pool,
     Scene,
     Stage,
+    accuracies,
     composed,
     learn_next,
     outputs,
@@ -131,12 +132,12 @@ def _stages(
     if done:
         known = recall(folder, labels[done - 1], like=_like(scene, name))
         seen = order[:done]
-        stage = Stage(seen, known, composed(scene, method, seen, known), tuple(said[-1]["accuracy"]))
+        stage = Stage(seen, known, composed(scene, method, seen, known))
     for count in range(done, len(order)):
         started = time.perf_counter()
         stage = learn_next(scene, method, order[count], stage)
-        seconds = round(time.perf_counter() - started, 3)
-        said.append({"accuracy": list(stage.accuracy), "seconds": seconds, "order": names[count]})
+        seconds = round(time.perf_counter() - started, 3)  # of learning, judging apart
+        said.append({"accuracy": list(accuracies(scene, stage)), "seconds": seconds, "order": names[count]})
         keep(folder, labels[count], stage.knowledge, said[-1])
     assert stage is not None
     return stage, said

@@ -7,7 +7,7 @@ from collegium.tasks.continual.methods import METHODS, Method, chosen_methods
 from collegium.tasks.continual.metrics import StreamMetrics, stream_metrics
 from collegium.tasks.continual.pool import Lesson, Pool, make_pool
 from collegium.tasks.continual.scene import Scene
-from collegium.tasks.continual.stream import Stage, accuracy_on, composed, floors, learn_next
+from collegium.tasks.continual.stream import Stage, accuracies, accuracy_on, composed, floors, learn_next
 
 __all__ = [
     "METHODS",
@@ -22,6 +22,7 @@ __all__ = [
     "Setup",
     "Stage",
     "StreamMetrics",
+    "accuracies",
     "accuracy_on",
     "chosen_methods",
     "composed",

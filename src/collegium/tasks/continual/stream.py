@@ -16,21 +16,24 @@ from collegium.tasks.continual.scene import Scene, remembered
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """A learner after some tasks. accuracy: on the test rows of each task seen, in order."""
+    """A learner after some tasks."""
 
     seen: tuple[int, ...]
     knowledge: Knowledge
     composition: Composition
-    accuracy: tuple[float, ...]
 
 
 def learn_next(scene: Scene, method: Method, task: int, before: Stage | None) -> Stage:
-    """Return a learner's stage after one more task, judged on all tasks seen by then."""
+    """Return a learner's stage after one more task."""
     seen = (*before.seen, task) if before else (task,)
     knowledge = method.learn(scene, seen, before.knowledge if before else Knowledge())
-    composition = composed(scene, method, seen, knowledge)
-    accuracy = tuple(accuracy_on(scene, seen, knowledge, composition, rows=scene.lessons[each].test) for each in seen)
-    return Stage(seen, knowledge, composition, accuracy)
+    return Stage(seen, knowledge, composed(scene, method, seen, knowledge))
+
+
+def accuracies(scene: Scene, stage: Stage) -> tuple[float, ...]:
+    """Return the accuracy on the test rows of each task seen, in order."""
+    rows = [scene.lessons[task].test for task in stage.seen]
+    return tuple(accuracy_on(scene, stage.seen, stage.knowledge, stage.composition, rows=each) for each in rows)
 
 
 def composed(scene: Scene, method: Method, seen: tuple[int, ...], knowledge: Knowledge) -> Composition:
