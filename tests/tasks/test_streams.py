@@ -33,7 +33,14 @@ GROWING = [name for name, method in METHODS.items() if method.isolated or name i
 def through(scene, name, order, *, stage=None):
     for task in order:
         stage = learn_next(scene, METHODS[name], task, stage)
+    assert stage is not None
     return stage
+
+
+def weights_on(stage, rows):
+    weights = stage.composition.weigh(rows)
+    assert weights is not None
+    return weights
 
 
 def equal(one, other):
@@ -102,7 +109,7 @@ def test_routers_are_fitted_and_nothing_else_moves(scene):
     assert extra["router weight"].abs().sum() > 0
     for task in (0, 1):
         assert equal(stage.knowledge.adapters[f"task{task + 1}"], alone(scene, task).adapters[f"task{task + 1}"])
-    weights = stage.composition.weigh(scene.lessons[0].test)
+    weights = weights_on(stage, scene.lessons[0].test)
     blocks = extra["router blocks"].tolist()
     assert weights.shape == (len(scene.base.blocks), len(scene.lessons[0].test), 1, 2)
     assert ((weights[blocks] > 0) & (weights[blocks] < 1)).all()
@@ -210,7 +217,7 @@ def test_prefixes_stand_behind_each_other(words):
     """ProgPrompt judges a task with the prefixes up to its own alone."""
     told = fresh(words, setup="task")
     stage = through(told, "progprompt", (0, 1))
-    weights = stage.composition.weigh(torch.cat([told.lessons[0].test[:1], told.lessons[1].test[:1]]))
+    weights = weights_on(stage, torch.cat([told.lessons[0].test[:1], told.lessons[1].test[:1]]))
     assert weights[:, 0].tolist() == [[1.0, 0.0], [1.0, 1.0]]
 
 

@@ -9,6 +9,8 @@ from collegium.claims.arithmetic import ARITHMETIC
 from collegium.claims.averaging import PICO_AVERAGES
 from collegium.claims.chain import TOY_CHAIN
 from collegium.claims.clusters import TOY_CLUSTERS
+from collegium.claims.continual import TOY_STREAM
+from collegium.claims.continual_laws import CONTINUAL_LAWS
 from collegium.claims.experiment import Experiment
 from collegium.claims.gate_laws import GATE_LAWS
 from collegium.claims.laws import LAWS
@@ -42,7 +44,7 @@ def _small_texts() -> SmallTexts:
     return demo_texts(cache_folder() / "claims-texts")
 
 
-_LAWS = {**LAWS, **GATE_LAWS, **ARITHMETIC, **COUNTS, **REWARD_LAWS, **ALIGN_LAWS}
+_LAWS = {**LAWS, **GATE_LAWS, **ARITHMETIC, **COUNTS, **REWARD_LAWS, **ALIGN_LAWS, **CONTINUAL_LAWS}
 
 EXPERIMENTS: Mapping[str, Experiment] = {
     "toy_bigrams": TOY_BIGRAMS,
@@ -55,5 +57,6 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "toy_align": TOY_ALIGN,
     "small_align": SMALL_ALIGN,
     "toy_chain": TOY_CHAIN,
+    "toy_stream": TOY_STREAM,
     **{f"law_{name}": law for name, law in _LAWS.items()},
 }
