@@ -6,6 +6,7 @@ from pathlib import Path
 import collegium
 import collegium.routers
 from collegium.rewards import DESIGNS
+from collegium.tasks.continual import METHODS
 
 ROOT = Path(__file__).parent.parent
 
@@ -98,6 +99,18 @@ def test_so_has_every_design_and_the_page_of_designs_says_what_they_are():
 
 def test_a_page_of_designs_that_is_out_of_date_is_seen():
     assert designs_told("| `arliss` | `other2024` | by a new fit | r |\n") == {"arliss": ("other2024", False)}
+
+
+def test_so_has_every_way_to_learn_tasks_and_the_page_of_tasks_names_it():
+    papers = (ROOT / "docs" / "papers.md").read_text()
+    page = (ROOT / "docs" / "ideas" / "tasks.md").read_text()
+    told = re.findall(r"^\| `([\w-]+)`\*? \| (?:`(\w+)`|-) \|", page, flags=re.MULTILINE)
+    assert told == [(name, method.paper or "") for name, method in METHODS.items()]
+    assert re.findall(r"^\| `([\w-]+)`\* ", page, flags=re.MULTILINE) == [
+        name for name, method in METHODS.items() if method.told
+    ]
+    for method in METHODS.values():
+        assert method.paper is None or f"| `{method.paper}` |" in papers
 
 
 def test_papers_are_listed_once():
