@@ -75,8 +75,6 @@ def test_a_stream_is_learnt_kept_judged_and_goes_on(ask, stream, pico_folder, tm
     assert code == 2
     assert "already" in told
     code, _, told = ask("library", "remove", "mind", "--library", tmp_path / "library")
-    if code:
-        code, _, told = ask("library", "remove", tmp_path / "library", "mind")
     assert code == 0, told
     assert not [name for name in Library(tmp_path / "library", read_only=True) if name.startswith("mind")]
 

@@ -17,6 +17,7 @@ from collegium.bench.mixed import V3
 from collegium.bench.rewards import V11
 from collegium.bench.routing import V10
 from collegium.bench.shares import profile_runs
+from collegium.bench.streams import V15
 from collegium.bench.token_gates import V1, V2
 from collegium.bench.training import V5
 from collegium.bench.whole_models import V8
@@ -27,7 +28,7 @@ from collegium.core.machine import machine_line, resident_bytes, today, versions
 from collegium.core.tables import nearest
 
 BENCHES: Mapping[str, Bench] = {
-    bench.name: bench for bench in (V1, V2, V3, V4, V5, V6, V7, V8, V9, V10, V11, V11_TRAINING, V13, V14)
+    bench.name: bench for bench in (V1, V2, V3, V4, V5, V6, V7, V8, V9, V10, V11, V11_TRAINING, V13, V14, V15)
 }
 RESULTS = Path("bench/results")
 

@@ -38,14 +38,14 @@ def synthetic_tasks(
     >>> [(task.name, task.labels) for task in tasks]
     [('task1', ('bad', 'good')), ('task2', ('bad', 'good')), ('task3', ('next', 'past'))]
     """
-    if len(families) > len(_TOPICS) or any(not 0 <= each < len(_FAMILIES) for each in families):
+    if len(families) > 2 * len(_TOPICS) or any(not 0 <= each < len(_FAMILIES) for each in families):
         raise DataError(
-            f"there are {len(_TOPICS)} topics and families 0 to {len(_FAMILIES) - 1}, got families {list(families)}."
+            f"there are {2 * len(_TOPICS)} topics and families 0 to {len(_FAMILIES) - 1}, got {list(families)}."
         )
     found = []
     for number, family in enumerate(families):
         draw = random.Random(f"task {number} {family} {seed}")
-        topic = _TOPICS[number].split()
+        topic = _topic(number)
         texts = []
         for count in range(rows):
             label, words = _FAMILIES[family][count % 2]
@@ -54,3 +54,9 @@ def synthetic_tasks(
             texts.append(LabelledText(" ".join(chosen), label, f"row {count}"))
         found.append(labelled_task(f"task{number + 1}", texts))
     return tuple(found)
+
+
+def _topic(number: int) -> list[str]:
+    """Return a topic's words; those of the second half are words of the first, read from their ends."""
+    backwards = number >= len(_TOPICS)
+    return [word[::-1] if backwards else word for word in _TOPICS[number % len(_TOPICS)].split()]

@@ -152,9 +152,9 @@ def train(
     def held_out() -> float:
         return float(torch.cat([nats(part, None) for part in dev.split(_HELD_OUT_BATCH)]).mean())
 
-    identity = content_hash([label, scene.identity, rows.tolist()])
     checkpoints = None
     if scene.folder is not None:
+        identity = content_hash([label, scene.identity, rows.tolist()])
         checkpoints = Checkpoints(scene.folder / "under-way" / identity[:16], identity, every=loop.evaluate_every)
     heads = {name: config.head_rate for name in weights if name.startswith("head ")}
     logger = scene.begin(label, loop.steps)
