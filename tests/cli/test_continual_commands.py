@@ -7,6 +7,7 @@ import pytest
 from collegium.data.synthetic_tasks import synthetic_tasks
 from collegium.library import Library
 from collegium.models import load_base
+from collegium.recipes.building.training import StepBar
 
 QUICK = (
     *("--train-rows", "24", "--dev-rows", "6", "--test-rows", "8", "--text-tokens", "56", "--memory", "3"),
@@ -128,3 +129,43 @@ def test_a_learner_of_changed_members_is_refused(ask, stream, pico_folder, tmp_p
     code, _, told = ask("continual", "eval", stream, "--model", f"{tmp_path}/library#mind", "--dtype", "float32")
     assert code == 2
     assert "of another base" in " ".join(told.split())
+
+
+def test_one_adapter_that_goes_on_is_kept_under_a_further_name(ask, stream, pico_folder, tmp_path):
+    kept = ("--library", tmp_path / "library", "--as", "mind")
+    ask(*learn(stream, pico_folder, tmp_path, "--methods", "sequential", "--rates", "0.003", "--orders", "1", *kept))
+    new = write_tasks(tmp_path / "new", 2, first=3)
+    words = ("--model", f"{tmp_path}/library#mind", "--out", tmp_path / "add", "--dtype", "float32", "--threads", "1")
+    code, grown, told = ask("continual", "add", new, *words)
+    assert code == 0, told
+    assert grown["changed"] == ["mind-shared"]
+    assert set(Library(tmp_path / "library", read_only=True)) == {"mind-shared-2"}
+    code, judged, told = ask("continual", "eval", new, "--model", f"{tmp_path}/library#mind", "--dtype", "float32")
+    assert code == 0, told
+    assert judged["skipped"]["task3"] > 0
+
+
+@pytest.mark.parametrize("after", [2, 8])
+def test_a_run_that_is_interrupted_goes_on_to_the_same_end(ask, stream, pico_folder, tmp_path, monkeypatch, after):
+    """Inside the first fit, and between two tasks; what comes out is the same to the last bit."""
+    methods = ("--methods", "l2r,replay", "--rates", "0.003", "--orders", "1")
+    _, whole, _ = ask(*learn(stream, pico_folder, tmp_path / "whole", *methods))
+    steps, log = [], StepBar.log
+
+    def stopping(bar, step, values):
+        log(bar, step, values)
+        if "loss" in values:
+            steps.append(step)
+            if len(steps) == after:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(StepBar, "log", stopping)
+    code, _, _ = ask(*learn(stream, pico_folder, tmp_path / "cut", *methods))
+    assert code == 130
+    monkeypatch.setattr(StepBar, "log", log)
+    _, cut, _ = ask(*learn(stream, pico_folder, tmp_path / "cut", *methods))
+    for name, each in whole["methods"].items():
+        assert {**cut["methods"][name], "seconds": 0} == {**each, "seconds": 0}
+    ends = [sorted(place.rglob("2-*.safetensors")) for place in (tmp_path / "whole", tmp_path / "cut")]
+    assert [file.name for file in ends[0]] == [file.name for file in ends[1]]
+    assert all(one.read_bytes() == other.read_bytes() for one, other in zip(*ends, strict=True))

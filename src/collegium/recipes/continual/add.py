@@ -76,8 +76,7 @@ def run(config: ContinualAddConfig, *, watch: Watch) -> RunCard:
     for number in range(len(seen), len(scene.lessons)):
         stage = learn_next(scene, METHODS[learner.method], number, stage)
     library = Library(opened.library.path, base=opened.base)
-    members = [f"{opened.name}-{adapter}" for adapter in learner.knowledge.adapters]
-    before = {member: library[member].digest for member in members}
+    before = {member: library[member].digest for member in learner.members.values()}
     documents = {**_listed(opened), **documents_of(tasks)}
     keep_learner(
         library, opened.base, learner_of(scene, stage, method=learner.method), opened.name, documents=documents
@@ -87,7 +86,7 @@ def run(config: ContinualAddConfig, *, watch: Watch) -> RunCard:
         for lesson in scene.lessons[len(seen) :]
     }
     seconds = time.perf_counter() - start
-    moved = [member for member, digest in before.items() if library[member].digest != digest]
+    moved = [each for each, digest in before.items() if each not in library or library[each].digest != digest]
     watch.say(
         f"{opened.name} has learnt {', '.join(accuracy)} in {seconds:.0f} s; "
         + (f"changed: {', '.join(moved)}" if moved else "every earlier member is what it was, to the last bit")
@@ -97,7 +96,7 @@ def run(config: ContinualAddConfig, *, watch: Watch) -> RunCard:
         "tasks": [lesson.name for lesson in scene.lessons],
         "accuracy": accuracy,
         "changed": moved,
-        "unchanged": [member for member in members if member not in moved],
+        "unchanged": [each for each in before if each not in moved],
         "seconds": round(seconds, 3),
     }
     return make_card("continual add", config, result, seconds)
@@ -136,8 +135,8 @@ def _wide(tokens: torch.Tensor, width: int) -> torch.Tensor:
 def _listed(opened: OpenedLearner) -> dict[str, list[str]]:
     """Return task -> the hashes of the rows that the members' cards list; of an adapter for all tasks, under each."""
     found = {}
-    for adapter in opened.learner.knowledge.adapters:
-        listed = list(opened.library.card(f"{opened.name}-{adapter}").documents.get("train", ()))
+    for adapter, member in opened.learner.members.items():
+        listed = list(opened.library.card(member).documents.get("train", ()))
         for task in (adapter,) if adapter in opened.learner.tasks else opened.learner.tasks[:1]:
             found[task] = listed
     return found

@@ -40,9 +40,7 @@ def open_learner_reference(text: str, common: Common) -> OpenedLearner:
     base, library = open_library(Path(reference.library), common)
     learner = open_learner(library, reference.member)
     hashes = frozenset(
-        each
-        for adapter in learner.knowledge.adapters
-        for each in library.card(f"{reference.member}-{adapter}").documents.get("train", ())
+        each for member in learner.members.values() for each in library.card(member).documents.get("train", ())
     )
     return OpenedLearner(base, library, reference.member, learner, hashes)
 

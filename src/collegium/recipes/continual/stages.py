@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from collegium.core.cards import content_hash
 from collegium.models import Adapter, Base
 from collegium.tasks.continual import (
     Composition,
@@ -123,7 +124,7 @@ def _stages(
     """Return the last stage of a method in an order, and what is said of each; those that are kept are not repeated."""
     folder = course.folder / "steps" / f"{name}-{scene.rate:g}"
     names = ["-".join(course.lessons[task].name for task in order[: count + 1]) for count in range(len(order))]
-    labels = [f"{number + 1} {scene.identity[:12]} {each}"[:120] for number, each in enumerate(names)]
+    labels = [f"{number + 1}-{content_hash([scene.identity, each])[:16]}" for number, each in enumerate(names)]
     done = 0
     while done < len(order) and said_of(folder, labels[done]):
         done += 1

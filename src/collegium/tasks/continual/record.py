@@ -5,8 +5,9 @@ be added later.
 """
 
 import datetime
+import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -42,6 +43,7 @@ class Learner:
     """A learner as a library keeps it.
 
     tasks: in the order in which they were learnt. labels: of each. scales, shifts: of their heads.
+    members: adapter -> the expert that it is kept as; none while it is not kept.
     """
 
     method: str
@@ -53,6 +55,7 @@ class Learner:
     memory: Memory
     scales: tuple[float, ...]
     shifts: tuple[float, ...]
+    members: Mapping[str, str] = field(default_factory=dict)
 
 
 def learner_of(scene: Scene, stage: Stage, *, method: str) -> Learner:
@@ -83,17 +86,17 @@ def keep_learner(
 ) -> None:
     """Keep a learner in a library under a name; members that are there already, the same ones, are left alone.
 
-    documents: task -> the hashes of all rows that were learnt from.
+    documents: task -> the hashes of all rows that were learnt from. One that has changed comes under a further name,
+    and the earlier one leaves when the record names the new: a process that is killed leaves one learner or the other.
     """
-    members = {adapter: f"{name}-{adapter}" for adapter in learner.knowledge.adapters}
-    digests = {}
-    for adapter, member in members.items():
-        expert = _member(base, learner, adapter, member, documents=documents)
-        if member in library and library[member].digest != expert.digest:
-            library.remove(member, keep_descendants=True)
+    earlier = set(library.load_model(name)["members"]) if name in library.model_names() else set()
+    members, digests = {}, {}
+    for adapter in learner.knowledge.adapters:
+        expert = _member(base, learner, adapter, f"{name}-{adapter}", documents=documents)
+        member = _place(library, expert)
         if member not in library:
-            library.add(expert)
-        digests[member] = library[member].digest
+            library.add(expert.renamed(member))
+        members[adapter], digests[member] = member, library[member].digest
     extra = {f"extra.{key}": each for key, each in learner.knowledge.extra.items()}
     heads = {
         f"head.{task}.{key}": each
@@ -120,11 +123,23 @@ def keep_learner(
             "tasks": list(learner.tasks),
             "labels": [list(each) for each in learner.labels],
             "members": list(members.values()),
+            "adapters": members,
             "router": routing,
             "scales": list(learner.scales),
             "shifts": list(learner.shifts),
         },
     )
+    for left in earlier - set(members.values()):
+        library.remove(left, keep_descendants=True)
+
+
+def _place(library: Library, expert: Expert) -> str:
+    """Return the name under which an expert is, or may come to lie: its own, or that with a number."""
+    for number in itertools.count(1):
+        name = expert.name if number == 1 else f"{expert.name}-{number}"
+        if name not in library or library[name].digest == expert.digest:
+            return name
+    raise AssertionError("there is always a further number")
 
 
 def open_learner(library: Library, name: str) -> Learner:
@@ -137,7 +152,7 @@ def open_learner(library: Library, name: str) -> Learner:
     try:
         tensors, card = library.load_router(raw["router"])
         _check_parts(library, name, raw, card)
-        adapters = {member.removeprefix(f"{name}-"): _adapter(library, member) for member in raw["members"]}
+        adapters = {adapter: _adapter(library, member) for adapter, member in raw["adapters"].items()}
         heads = {task: HeadWeights(tensors[f"head.{task}.weight"], tensors.get(f"head.{task}.bias")) for task in
                  raw["tasks"]}  # fmt: skip
         extra = {key.removeprefix("extra."): each for key, each in tensors.items() if key.startswith("extra.")}
@@ -157,6 +172,7 @@ def open_learner(library: Library, name: str) -> Learner:
             memory,
             tuple(map(float, raw["scales"])),
             tuple(map(float, raw["shifts"])),
+            {str(adapter): str(member) for adapter, member in raw["adapters"].items()},
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise LibraryError(f"what was learnt as {name!r} is damaged ({error!r}). Run it again.") from error
@@ -175,7 +191,7 @@ def _check_parts(library: Library, name: str, raw: Mapping[str, Any], card: Mapp
                 f"{name!r} was learnt with the member {member!r}, which is gone or another by now; its routers say "
                 f"nothing of the one that is here. Run it again, or take it away: `collegium library remove {name}`."
             )
-    if set(raw["members"]) != set(card["members"]):
+    if not set(raw["members"]) == set(raw["adapters"].values()) == set(card["members"]):
         raise LibraryError(f"the memory of {name!r} is another learner's: it knows {sorted(card['members'])}.")
 
 
