@@ -1,6 +1,7 @@
 """`continual run / add / eval` as a user calls them, on a pico base."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,8 @@ from collegium.data.synthetic_tasks import synthetic_tasks
 from collegium.library import Library
 from collegium.models import load_base
 from collegium.recipes.building.training import StepBar
+
+ROOT = Path(__file__).parent.parent.parent
 
 QUICK = (
     *("--train-rows", "24", "--dev-rows", "6", "--test-rows", "8", "--text-tokens", "56", "--memory", "3"),
@@ -169,3 +172,14 @@ def test_a_run_that_is_interrupted_goes_on_to_the_same_end(ask, stream, pico_fol
     ends = [sorted(place.rglob("2-*.safetensors")) for place in (tmp_path / "whole", tmp_path / "cut")]
     assert [file.name for file in ends[0]] == [file.name for file in ends[1]]
     assert all(one.read_bytes() == other.read_bytes() for one, other in zip(*ends, strict=True))
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes" / "paper").glob("*.toml")), ids=lambda file: file.stem)
+def test_recipes_of_papers_say_what_would_be_done(ask, stream, pico_folder, tmp_path, recipe):
+    """On a stand-in for the stream and the base: the names are the commands' own, and the numbers are within bounds."""
+    order = [line for line in recipe.read_text().splitlines() if line.startswith("order =")]
+    named = ("--order", "task2", "task1") if order else ()
+    small = ("--text-tokens", "56", "--template", " :", "--model", pico_folder, "--out", tmp_path / "run")
+    code, found, told = ask("continual", "run", stream, "--config", recipe, *small, *named, "--dry-run")
+    assert code == 0, told
+    assert found["plan"]["rows"]["task1"][0] > 0

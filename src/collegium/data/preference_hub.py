@@ -5,23 +5,21 @@ cards. Where a name stands without a commit, the revision is the branch of parqu
 commit that it pointed at is written down as the source, and `NAME@COMMIT` fetches the same again.
 """
 
-import gzip
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, takewhile
-from pathlib import Path
-from typing import Any
 
 from collegium.core.cards import Source
-from collegium.core.errors import DataError, ResourceError
+from collegium.core.errors import DataError
 from collegium.core.parcels import Progress
 from collegium.core.tables import nearest
+from collegium.data.hub import CONVERTED, Row, hub_folder, hub_rows
 from collegium.data.preferences import Pair, PairCorpus, PairDomain, plain_text
 
-Row = Mapping[str, Any]
-
-CONVERTED = "refs/convert/parquet"
+_INSTEAD = (
+    "take pairs that need no hub (`data pull FOLDER --preferences`), or give a folder of your own jsonl files with "
+    "prompt, chosen and rejected."
+)
 _ASSISTANT = "\n\nAssistant:"
 
 
@@ -166,11 +164,18 @@ def read_hub(name: str, *, rows: int | None = None, progress: Progress | None = 
     if rows is not None and rows < 1:
         raise DataError(f"at least one row of {short} is to be read, got {rows}.")
     recipe = PREFERENCE_HUB[short]
-    folder = _snapshot(recipe, commit or recipe.revision, progress or _silent)
+    folder = hub_folder(
+        recipe.repository,
+        commit or recipe.revision,
+        [pattern for each in recipe.files.values() for pattern in each],
+        licence=recipe.licence,
+        instead=_INSTEAD,
+        say=progress or _silent,
+    )
     source = Source(f"hf:{recipe.repository}@{folder.name}", recipe.licence, folder.name)
     pairs: dict[str, list[Pair]] = {}
     for domain, patterns in recipe.files.items():
-        for number, row in enumerate(islice(_rows(folder, patterns), rows), start=1):
+        for number, row in enumerate(islice(hub_rows(folder, patterns), rows), start=1):
             for subset, pair in _pairs(recipe, row, domain, where=f"{recipe.repository}, row {number} of {domain}"):
                 pairs.setdefault(subset, []).append(pair)
     return PairCorpus(tuple(_domain(each, pairs[each], recipe.kind, source) for each in sorted(pairs)))
@@ -178,49 +183,6 @@ def read_hub(name: str, *, rows: int | None = None, progress: Progress | None = 
 
 def _silent(_: str) -> None:
     pass
-
-
-def _snapshot(recipe: HubRecipe, revision: str, say: Progress) -> Path:
-    """Return the folder of the data set's files, named after the commit."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    patterns = [pattern for each in recipe.files.values() for pattern in each]
-    say(f"fetching {recipe.repository} at {revision} from the hub, licence: {recipe.licence}")
-    try:
-        folder = snapshot_download(recipe.repository, repo_type="dataset", revision=revision, allow_patterns=patterns)
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ResourceError(
-            f"{recipe.repository}@{revision} is not in the local hub cache and cannot be fetched "
-            f"({type(error).__name__}). Go online once, take pairs that need no hub (`data pull FOLDER "
-            "--preferences`), or give a folder of your own jsonl files with prompt, chosen and rejected."
-        ) from error
-    return Path(folder)
-
-
-def _rows(folder: Path, patterns: Sequence[str]) -> Iterator[Row]:
-    files = [file for pattern in patterns for file in sorted(folder.glob(pattern))]
-    if not files:
-        raise DataError(
-            f"{folder} holds no file {' or '.join(patterns)}: only a part of the data set was fetched, or it was "
-            "rearranged. Go online and run again, or name another commit (NAME@COMMIT)."
-        )
-    for file in files:
-        yield from _parquet(file) if file.suffix == ".parquet" else _zipped_lines(file)
-
-
-def _parquet(file: Path) -> Iterator[Row]:
-    import pyarrow.parquet
-
-    with pyarrow.parquet.ParquetFile(file) as table:
-        for batch in table.iter_batches(batch_size=1024):
-            yield from batch.to_pylist()
-
-
-def _zipped_lines(file: Path) -> Iterator[Row]:
-    with gzip.open(file, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)
 
 
 def _pairs(recipe: HubRecipe, row: Row, domain: str, *, where: str) -> Iterator[tuple[str, Pair]]:
