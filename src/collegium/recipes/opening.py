@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from collegium.compose import TEXTLESS, Cast, Mix, assemble, check_base
+from collegium.compose import TEXTLESS, Cast, Mix, assemble, check_base, open_task_mixture
 from collegium.compose.context import REFERENCE, is_on_composition
 from collegium.compose.wearing import carrier, wearing
 from collegium.core.errors import BaseModelError, ConfigError, IncompatibleExpert, LibraryError, UnknownName
@@ -133,6 +133,8 @@ def _open_member(reference: Reference, member: str, base: Base, library: Library
     check_base(card, base)
     if is_on_composition(card):
         return _open_on_composition(reference, member, base, library, watch)
+    if card.kind == "mta":
+        return Opened(reference, base, open_task_mixture(base, library[member]), library=chosen)
     cast = gather(base, chosen, watch)
     return Opened(reference, base, alone(cast, member), cast, chosen)
 
