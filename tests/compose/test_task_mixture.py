@@ -72,7 +72,7 @@ class LooksAhead:
 
 
 def test_a_mixture_that_looks_ahead_is_rejected(base, expert):
-    with pytest.raises(AssertionError, match="looks ahead|score is what logprobs says"):
+    with pytest.raises(AssertionError, match=r"looks ahead|score is what logprobs says"):
         check_language_model(LooksAhead(open_task_mixture(base, expert)))
 
 
@@ -122,7 +122,7 @@ def test_a_task_not_given_is_told_from_the_context(base, expert):
     model = open_task_mixture(base, Expert(expert.card, payload))
     assert model.task_log_probs(TOKENS).argmax(-1).tolist() == [1, 1, 1]
     assert torch.allclose(model.logprobs(TOKENS, context=3), model.given("code").logprobs(TOKENS), atol=1e-5)
-    with pytest.raises(UnknownName, match="has not learnt the task 'cod'.*code"):
+    with pytest.raises(UnknownName, match=r"has not learnt the task 'cod'.*code"):
         model.given("cod")
 
 
@@ -167,11 +167,10 @@ def test_parts_that_do_not_go_together_are_refused(base, expert):
         with_gates(expert, lambda gate: replace(gate, query=gate.query[:, :-1]))
     with pytest.raises(IncompatibleExpert, match="1 adapters"):
         replace(payload, adapters={"law": payload.adapters["law"]})
+    lora = random_expert(base).payload.adapter
+    gates = dict.fromkeys(lora, payload.gates[path])
     with pytest.raises(IncompatibleExpert, match="no bottlenecks"):
-        lora = random_expert(base).payload.adapter
-        MtaPayload(
-            dict.fromkeys(TASKS, lora), dict.fromkeys(lora, payload.gates[path]), payload.vectors, payload.router
-        )
+        MtaPayload(dict.fromkeys(TASKS, lora), gates, payload.vectors, payload.router)
 
 
 def test_another_base_or_kind_is_refused(base, expert):

@@ -41,8 +41,8 @@ class Quality:
 def quality_of(
     names: Sequence[str],
     answers: Sequence[Answers],
-    nats: Sequence[Float[Tensor, " text"]],
-    counts: Sequence[Int[Tensor, " text"]],
+    nats: Sequence[Float[Tensor, " _"]],
+    counts: Sequence[Int[Tensor, " _"]],
 ) -> Quality:
     """Return what the nats of all answers say, task by task.
 
