@@ -186,6 +186,7 @@ def test_run_compares_all_methods(ask, task_folder, pico_folder, tmp_path, monke
         (("generate", "pick", "--model", "college#many", "--task", "pik"), "Did you mean 'pick'"),
         (("generate", "pick", "--model", "college#base", "--task", "pick"), "--task is for a model of many"),
         (("generate", "pick", "--model", "college#man"), "many"),
+        (("generate", "pick", "--model", "college?experts=many"), "open it by itself"),
         (("data", "pull", "new", "--tasks", "cod"), "Did you mean 'code'"),
         (("data", "pull", "new", "--tasks", "code", "--labelled"), "name different data"),
     ],

@@ -8,6 +8,7 @@ import torch
 from collegium.compose import open_task_mixture
 from collegium.core.errors import IncompatibleExpert, RoutingError, UnknownName
 from collegium.experts import Expert, MtaPayload, check_expert, load_expert, save_expert
+from collegium.infer import Engine, Sampling, generate
 from collegium.models import BottleneckWeights, Group, HeadWeights, RowPlan, TaskGate
 from collegium.testing.expert_format import check_expert_format
 from collegium.testing.language_model import check_language_model
@@ -124,6 +125,23 @@ def test_a_task_not_given_is_told_from_the_context(base, expert):
     assert torch.allclose(model.logprobs(TOKENS, context=3), model.given("code").logprobs(TOKENS), atol=1e-5)
     with pytest.raises(UnknownName, match=r"has not learnt the task 'cod'.*code"):
         model.given("cod")
+
+
+def test_in_an_engine_each_text_keeps_its_own_task(base, expert):
+    model, engine = open_task_mixture(base, expert), Engine(base)
+    sampling = Sampling(tokens=6, temperature=0.0)
+    asked = [(model.given(task), TOKENS[row, : 4 + row].tolist()) for row, task in enumerate(("law", None, "film"))]
+    numbers = [engine.add_request(prompt, model=each, sampling=sampling) for each, prompt in asked]
+    found = engine.run()
+    for number, (each, prompt) in zip(numbers, asked, strict=True):
+        alone = generate(each, [prompt], sampling=sampling)[0]
+        assert found[number].tokens == alone.tokens
+        assert found[number].log_prob == pytest.approx(alone.log_prob, abs=1e-3)
+    shared = RowPlan((Group(model.keys, gates=model.gates, told=model.vectors[:1]),)).rows(1)
+    other = RowPlan((Group(model.keys, gates=model.gates, told=model.vectors[1:2]),)).rows(1)
+    joined = shared.joined(other)
+    assert torch.equal(joined.told, model.vectors[:2])
+    assert torch.equal(joined.take(torch.tensor([1])).told, model.vectors[1:2])
 
 
 def mixture_tensors(expert):

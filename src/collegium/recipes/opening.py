@@ -100,6 +100,7 @@ def open_reference(text: str, common: Common, *, watch: Watch, weights: dict[str
     check_speakers(library, reference.experts if reference.member is None else (reference.member,))
     if reference.member is not None:
         return _open_member(reference, reference.member, base, library, watch)
+    check_composable(library, reference.experts)
     chosen = library if not reference.experts else select(library, reference.experts)
     cast = gather(base, chosen, watch)
     way = _way(reference, chosen, weights)
@@ -123,6 +124,17 @@ def check_speakers(library: Library, names: tuple[str, ...]) -> None:
             raise LibraryError(
                 f"{name!r} is for {task} and writes no text, so it is no language model. Reward models are asked with "
                 "`collegium reward score` and `collegium reward eval`."
+            )
+
+
+def check_composable(library: Library, names: tuple[str, ...]) -> None:
+    """Raise LibraryError for an expert of many tasks among those chosen: it has gates of its own."""
+    for name in names:
+        row = library.rows().get(name)
+        if row is not None and row.kind == "mta":
+            raise LibraryError(
+                f"{name!r} is an expert of many tasks with gates of its own, which no router weighs; open it by "
+                f"itself: LIB#{name}."
             )
 
 
