@@ -18,7 +18,8 @@ from torch import Tensor
 from collegium.compose import mixture_plan
 from collegium.core.randomness import derive_seed
 from collegium.experts.fresh import with_tensors
-from collegium.models import Adapter, HeadWeights, RowPlan
+from collegium.experts.recipe import using_threads
+from collegium.models import Adapter, HeadWeights, RowPlan, memory_errors
 from collegium.rewards.fit import adapter_weights
 from collegium.rewards.more import attached_as
 from collegium.tasks.multitask.lessons import Lessons
@@ -110,17 +111,19 @@ class Workshop:
         epochs = Epochs(len(train), lessons.config.batch, derive_seed(lessons.config.seed, "multitask", label))
         objective = TaskObjective(lessons.base, plan, train, dev, epochs)
         logger = self.begin(label, steps)
-        done = fit_tasks(
-            objective,
-            weights,
-            config=lessons.config,
-            steps=steps,
-            rate=rate,
-            rates=rates,
-            folder=self.folder,
-            label=label,
-            logger=logger,
-        )
+        threads = lessons.config.threads or torch.get_num_threads()
+        with using_threads(threads), memory_errors("--batch or --text-tokens, or --layers to top:K"):
+            done = fit_tasks(
+                objective,
+                weights,
+                config=lessons.config,
+                steps=steps,
+                rate=rate,
+                rates=rates,
+                folder=self.folder,
+                label=label,
+                logger=logger,
+            )
         logger.close()
         self.stages[label] = Stage(done.history, time.perf_counter() - start)
         return done
