@@ -308,10 +308,12 @@ def test_an_interrupted_fit_goes_on_to_the_same_bits(pico, tmp_path):
     broken = Workshop(lessons, tmp_path, lambda label, steps: Stop())
     with pytest.raises(KeyboardInterrupt):
         broken.gates()
+    spent = float((tmp_path / "task-a.seconds").read_text())
     again = Workshop(lessons, tmp_path)
     assert equal(again.gates().weights or _all(again.gates()), whole.gates().weights or _all(whole.gates()))
     for name in ("a", "b"):
         assert equal(bits(again.alone()[name]), bits(whole.alone()[name]))
+    assert again.stages["task-a"].seconds > spent > 0
 
 
 def _all(gates):

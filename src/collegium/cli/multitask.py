@@ -98,7 +98,7 @@ MULTITASK = Group(
     "Many tasks together: learn, compare, judge.",
     {
         "fit": Command(MultitaskFitConfig, run_fit, memory_flag="--batch", resumes=True),
-        "run": Command(MultitaskRunConfig, run_run, memory_flag="--batch"),
+        "run": Command(MultitaskRunConfig, run_run, memory_flag="--batch", resumes=True),
         "eval": Command(MultitaskEvalConfig, run_eval, memory_flag="--text-tokens"),
     },
 )

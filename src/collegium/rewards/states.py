@@ -31,6 +31,11 @@ class KeptStates:
         """Return the context in which the base takes the states of these texts as read."""
         return self.trunk.given(self.of(rows, width))
 
+    def read(self) -> None:
+        """Compute all of them that were not asked for yet."""
+        for number in range(-(-len(self.texts) // _BATCH)):
+            self._part(number)
+
     def of(self, rows: Int[Tensor, " row"], width: int) -> Float[Tensor, "row width hidden"]:
         """Return the states of these texts."""
         base = self.trunk.base

@@ -1,5 +1,6 @@
 """`multitask run`: the ways to do many tasks, side by side on one backbone."""
 
+import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,7 +43,7 @@ class MultitaskRunConfig:
     budget: str = "reduced"
     """`reduced` (the settings below as they are) or `full` (all rows of each task)."""
     out: Path | None = None
-    """Where the run's card goes; default runs/multitask-run-HASH."""
+    """Where the run's card and interrupted fits lie; default runs/multitask-run-HASH."""
     fit: OmitArgPrefixes[MultitaskConfig] = field(default_factory=MultitaskConfig)
     """Settings of adapters and gates, alike for every method."""
     common: OmitArgPrefixes[Common] = field(default_factory=Common)
@@ -58,7 +59,7 @@ def run(config: MultitaskRunConfig, *, watch: Watch) -> RunCard:
     base = open_base(config.model, config.common)
     lessons = encoded(base, tasks, settings, watch=watch)
     folder = make_folder(run_folder("multitask run", config, config.out))
-    shop = Workshop(lessons, begin=bars(watch))
+    shop = Workshop(lessons, folder / "checkpoints", bars(watch))
     clock = time.perf_counter()
     rows: dict[str, Any] = {"base": {**base_quality(shop).to_json(), "parameters": 0, "seconds": 0.0}}
     watch.say(f"base: measured in {time.perf_counter() - clock:.0f} s")
@@ -79,6 +80,7 @@ def run(config: MultitaskRunConfig, *, watch: Watch) -> RunCard:
     }
     card = make_card("multitask run", config, result, time.perf_counter() - start)
     save_card(card, folder)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return card
 
 

@@ -113,6 +113,7 @@ def stage_shares(shop: Workshop) -> dict[str, Any]:
         "inter_parameters": payload.parameters - adapters,
         "intra_parameters": adapters,
         "inter_share_of_parameters": (payload.parameters - adapters) / payload.parameters,
+        "reading_seconds": round(shop.reading_seconds or 0.0, 3),
         "intra_seconds": round(first, 3),
         "inter_seconds": round(second, 3),
         "inter_share_of_seconds": second / (first + second) if first + second else 0.0,

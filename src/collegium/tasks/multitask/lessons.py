@@ -66,6 +66,12 @@ class Pool:
             found[here.to(found.device)] = part
         return found
 
+    def read(self) -> None:
+        """Compute all states that are kept."""
+        for states in self.states:
+            if states is not None:
+                states.read()
+
     def of_task(self, task: int) -> "Pool":
         """Return the texts of one task alone, which is then the only one."""
         rows = (self.tasks == task).nonzero().flatten()

@@ -80,7 +80,8 @@ def fit_tasks(
     if folder is not None:
         texts = [pool.texts for pool in (objective.train, objective.dev)]
         read = [[each.tokens.tolist(), each.lengths.tolist(), each.prompts.tolist()] for each in texts]
-        identity = content_hash([label, config.recipe(), steps, objective.base.fingerprint.short, read])
+        base = [objective.base.fingerprint.short, str(objective.base.dtype)]
+        identity = content_hash([label, config.recipe(), steps, base, read])
         checkpoints = Checkpoints(folder / label, identity, every=loop.evaluate_every)
     return fit(
         weights,

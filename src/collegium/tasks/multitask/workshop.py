@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from collegium.compose import mixture_plan
+from collegium.core.files import write_text
 from collegium.core.randomness import derive_seed
 from collegium.experts.fresh import with_tensors
 from collegium.experts.recipe import using_threads
@@ -44,13 +45,14 @@ class Workshop:
     """Lessons, and what was made of them so far; adapters that are trained alone are trained once for all methods.
 
     folder: where interrupted fits lie, None = they cannot go on. begin: told what is fitted in how many steps, returns
-    their logger. stages: what each fit went through, by name.
+    their logger. stages: what each fit went through, by name. reading_seconds: what computing the states below took.
     """
 
     lessons: Lessons
     folder: Path | None = None
     begin: Callable[[str, int], Logger] = lambda label, steps: NullLogger()
     stages: dict[str, Stage] = field(default_factory=dict)
+    reading_seconds: float | None = None
     _alone: dict[str, Adapter] = field(default_factory=dict)
     _gates: Gates | None = None
     _router: HeadWeights | None = None
@@ -106,24 +108,28 @@ class Workshop:
         task: int | None = None,
     ) -> Fit:
         """Return a fit on the rows of all tasks, or of one, and note what it went through."""
-        start, lessons = time.perf_counter(), self.lessons
+        self.read()
+        start, lessons = time.perf_counter() - self._spent(label), self.lessons
         train, dev = (pool if task is None else pool.of_task(task) for pool in (lessons.train, lessons.dev))
         epochs = Epochs(len(train), lessons.config.batch, derive_seed(lessons.config.seed, "multitask", label))
         objective = TaskObjective(lessons.base, plan, train, dev, epochs)
         logger = self.begin(label, steps)
         threads = lessons.config.threads or torch.get_num_threads()
-        with using_threads(threads), memory_errors("--batch or --text-tokens, or --layers to top:K"):
-            done = fit_tasks(
-                objective,
-                weights,
-                config=lessons.config,
-                steps=steps,
-                rate=rate,
-                rates=rates,
-                folder=self.folder,
-                label=label,
-                logger=logger,
-            )
+        try:
+            with using_threads(threads), memory_errors("--batch or --text-tokens, or --layers to top:K"):
+                done = fit_tasks(
+                    objective,
+                    weights,
+                    config=lessons.config,
+                    steps=steps,
+                    rate=rate,
+                    rates=rates,
+                    folder=self.folder,
+                    label=label,
+                    logger=logger,
+                )
+        finally:
+            self._note_spent(label, time.perf_counter() - start)
         logger.close()
         self.stages[label] = Stage(done.history, time.perf_counter() - start)
         return done
@@ -131,6 +137,24 @@ class Workshop:
     def seconds(self, *labels: str) -> float:
         """Return how long these fits took together."""
         return sum(self.stages[label].seconds for label in labels)
+
+    def read(self) -> None:
+        """Compute what lies below the adapters, once, so that no method's seconds count it."""
+        if self.reading_seconds is None:
+            start = time.perf_counter()
+            self.lessons.train.read()
+            self.lessons.dev.read()
+            self.reading_seconds = time.perf_counter() - start
+
+    def _spent(self, label: str) -> float:
+        """Return the seconds that a fit took before it was interrupted."""
+        file = None if self.folder is None else self.folder / f"{label}.seconds"
+        return float(file.read_text()) if file is not None and file.is_file() else 0.0
+
+    def _note_spent(self, label: str, seconds: float) -> None:
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_text(self.folder / f"{label}.seconds", f"{seconds:.3f}")
 
     def _isolated(self, place: int, name: str) -> Adapter:
         lessons = self.lessons
