@@ -43,7 +43,7 @@ class MultitaskConfig:
     """How many adapters a sparse gate (tamoe, moe) keeps."""
     learning_rate: float = 1e-3
     """The peak of adapters."""
-    gate_learning_rate: float = 3e-2
+    gate_learning_rate: float = 0.1
     """The peak of gates and task vectors."""
     warmup: float = 0.08
     """Share of the steps in which the learning rate grows to its peak; afterwards a cosine to a tenth."""

@@ -84,6 +84,6 @@ def fresh_gates(
         )
         for path in adapter
     }
-    rows = [drawn(size, label=f"vector {name}", scale=size**-0.5) for name in names]
+    rows = [drawn(size, label=f"vector {name}", scale=1.0) for name in names]
     vectors = torch.stack(rows).detach()
     return Gates(gates, torch.zeros_like(vectors) if agnostic else vectors.requires_grad_())
