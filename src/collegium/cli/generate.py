@@ -22,6 +22,11 @@ def run_generate(config: GenerateConfig, screen: Screen) -> Outcome:
     if speakers:
         screen.say("")
         screen.table(("who spoke", "share"), [(name, f"{100 * share:.1f} %") for name, share in speakers.items()])
+    task = card.result.get("task")
+    if task and task["probability"] is not None:
+        screen.say(
+            f"the prompt looks like {task['name']} ({100 * task['probability']:.0f} %); --task NAME says otherwise"
+        )
     return Outcome(card.result)
 
 

@@ -25,6 +25,7 @@ from collegium.cli.generate import GENERATE
 from collegium.cli.library import LIBRARY
 from collegium.cli.lm_eval import LM_EVAL
 from collegium.cli.making import BUILD, DEMO, TRAIN
+from collegium.cli.multitask import MULTITASK
 from collegium.cli.output import emit
 from collegium.cli.parsing import PROGRAM, Request, parse
 from collegium.cli.quality import COMPARE, EVAL
@@ -46,6 +47,7 @@ COMMANDS: Table = {
     "reward": REWARD,
     "align": ALIGN,
     "continual": CONTINUAL,
+    "multitask": MULTITASK,
     "generate": GENERATE,
     "lm-eval": LM_EVAL,
     "claims": CLAIMS,

@@ -12,6 +12,14 @@ from collegium.compose.merge import TEXTLESS, textless_weights
 from collegium.compose.mix import Mix, MixDecoding
 from collegium.compose.pruned_table import PrunedTable, prune_table
 from collegium.compose.routed import only_router, route
+from collegium.compose.task_mixture import (
+    TaskMixture,
+    entering_states,
+    mixture_plan,
+    open_task_mixture,
+    pooled_states,
+    traced_weights,
+)
 from collegium.compose.voices import SlotVoices, Voices
 from collegium.compose.weight_search import (
     FoundWeights,
@@ -43,6 +51,7 @@ __all__ = [
     "RowModel",
     "SeparateVoices",
     "SlotVoices",
+    "TaskMixture",
     "Voices",
     "adapter_soup",
     "assemble",
@@ -51,6 +60,7 @@ __all__ = [
     "check_base",
     "combine",
     "ensemble",
+    "entering_states",
     "fit_phatgoose",
     "fit_through",
     "fit_xlora",
@@ -59,10 +69,14 @@ __all__ = [
     "memory_of",
     "merge",
     "mix",
+    "mixture_plan",
     "only_router",
+    "open_task_mixture",
+    "pooled_states",
     "prune_table",
     "route",
     "search_weights",
     "text_similarity",
     "textless_weights",
+    "traced_weights",
 ]

@@ -88,7 +88,7 @@ class Cast:
 
 
 def assemble(base: Base, library: Library) -> Cast:
-    """Return the library's language experts attached to the base; those on a composition are opened by themselves.
+    """Return the library's language experts attached to the base; those on a composition and task mixtures open alone.
 
     Raises LibraryError when there is none, IncompatibleExpert when one was made for another base.
     """
@@ -97,7 +97,7 @@ def assemble(base: Base, library: Library) -> Cast:
     for name in library.names(task="language"):
         card = library.card(name)
         check_base(card, base)
-        if is_on_composition(card):
+        if is_on_composition(card) or card.kind == "mta":
             continue
         if card.kind == "whole":
             whole[name] = open_whole(library[name], base)

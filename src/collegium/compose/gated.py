@@ -78,7 +78,7 @@ class GatedMix:
         context: int | Int[Tensor, " batch"] = 1,
     ) -> Routing:
         """Return the weights that act at each position: the mean over the places where gates act."""
-        parts = [_mean(self._said(part), self.experts) for part in tokens.split(_TRACED_TEXTS)]
+        parts = [mean_weights(self._said(part), self.experts) for part in tokens.split(_TRACED_TEXTS)]
         return Routing(self.experts, torch.cat(parts), kind=self.gating.kind)
 
     @torch.no_grad()
@@ -180,7 +180,7 @@ class GatedDecoding:
     @property
     def routing(self) -> Routing | None:
         """The weights that acted at the last position: the mean over the places where gates act."""
-        return Routing(self.model.experts, _mean(self.said, self.model.experts), kind=self.model.gating.kind)
+        return Routing(self.model.experts, mean_weights(self.said, self.model.experts), kind=self.model.gating.kind)
 
     def next_logprobs(self) -> Float[Tensor, "batch vocab"]:
         """Return the log-probabilities of the next token."""
@@ -188,7 +188,7 @@ class GatedDecoding:
 
     def shares(self, tokens: Int[Tensor, " batch"]) -> Float[Tensor, "batch expert"] | None:
         """Return the weights that act here, open ones as shares: inside one blended network nobody speaks alone."""
-        weights = _mean(self.said, self.model.experts)[:, 0].abs()
+        weights = mean_weights(self.said, self.model.experts)[:, 0].abs()
         return weights / weights.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
 
     @torch.no_grad()
@@ -210,7 +210,7 @@ class GatedDecoding:
             self.weights = self.weights[:, rows.to(self.weights.device)]
 
 
-def _mean(said: Said, experts: tuple[str, ...]) -> Float[Tensor, "batch seq expert"]:
+def mean_weights(said: Said, experts: tuple[str, ...]) -> Float[Tensor, "batch seq expert"]:
     """Return the mean of what gates say over the places where they act, with a column per expert."""
     total, count = None, 0
     for weights, index in said.values():

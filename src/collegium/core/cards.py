@@ -16,7 +16,7 @@ CARD_VERSION = 1
 _DIGITS_SHOWN = 24
 
 
-Kind = Literal["lora", "ia3", "bottleneck", "ffn", "prefix", "whole"]
+Kind = Literal["lora", "ia3", "bottleneck", "ffn", "prefix", "mta", "whole"]
 """What an expert can be."""
 
 
@@ -47,7 +47,8 @@ class Source:
 class ExpertCard:
     """What an expert is; written once, never changed.
 
-    kind:        a kind of adapter (`lora`, `ia3`, `bottleneck`, `ffn`, `prefix`), or `whole`.
+    kind:        a kind of adapter (`lora`, `ia3`, `bottleneck`, `ffn`, `prefix`), `mta` (adapters of several tasks with
+                 their gates), or `whole`.
     task:        what it is for; combinators take `language` by default.
     base:        fingerprint of the base it was made for; None = unverified (a PEFT folder from elsewhere).
     documents:   split name (`train`, `dev`) -> document hashes of its domain, used or not.

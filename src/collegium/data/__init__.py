@@ -18,6 +18,8 @@ from collegium.data.preference_report import PreferenceDescription, PreferenceDo
 from collegium.data.preferences import Pair, PairCorpus, PairDomain, PairSplit, take_pairs
 from collegium.data.reading import read_domains
 from collegium.data.synthetic_preferences import conflicting_domains, toy_domains
+from collegium.data.task_pull import TASK_DOMAINS, pull_tasks
+from collegium.data.text_tasks import TaskRow, TextTask, read_tasks, text_task
 from collegium.data.windows import Windows, cut, join_windows, pack
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "MINIMUM_DOCUMENTS",
     "PREFERENCE_DOMAINS",
     "PREFERENCE_HUB",
+    "TASK_DOMAINS",
     "Clusters",
     "Corpus",
     "Description",
@@ -43,6 +46,8 @@ __all__ = [
     "PreferenceDescription",
     "PreferenceDomain",
     "Split",
+    "TaskRow",
+    "TextTask",
     "Windows",
     "as_corpus",
     "conflicting_domains",
@@ -64,13 +69,16 @@ __all__ = [
     "pull_hub",
     "pull_labelled",
     "pull_preferences",
+    "pull_tasks",
     "purity",
     "read_domains",
     "read_hub",
     "read_labelled",
     "read_preferences",
+    "read_tasks",
     "size_ratio",
     "take_pairs",
+    "text_task",
     "toy_domains",
     "write_domains",
 ]

@@ -90,7 +90,7 @@ def read_labelled(
     columns: our names -> the file's own (label=class). Raises DataError for what cannot be read.
     """
     root = Path(place)
-    files = _files(root)
+    files = task_files(root)
     renamed = _renamed(columns)
     tasks = {}
     for name, (file, test) in files.items():
@@ -105,7 +105,7 @@ def read_labelled(
     return tuple(tasks[name] for name in wanted)
 
 
-def _files(root: Path) -> dict[str, tuple[Path, Path | None]]:
+def task_files(root: Path) -> dict[str, tuple[Path, Path | None]]:
     """Return task -> its file, and that of its test part."""
     if root.is_file():
         return {root.stem: (root, None)}

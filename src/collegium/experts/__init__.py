@@ -4,7 +4,7 @@ from collegium.experts.average import average_experts, average_whole, parents_of
 from collegium.experts.conversion import convert_peft, foreign_kind
 from collegium.experts.fit import Origin, Trained, fit_documents, fit_domain, fit_expert, fit_union
 from collegium.experts.folder import check_base, check_expert, is_peft_folder, load_expert, read_card, save_expert
-from collegium.experts.payloads import AdapterPayload, Expert, WholePayload, adapter_payload, payload_digest
+from collegium.experts.payloads import AdapterPayload, Expert, MtaPayload, WholePayload, adapter_payload, payload_digest
 from collegium.experts.peft_folder import read_peft, write_peft
 from collegium.experts.recipe import FitConfig, resolve
 from collegium.experts.trunk_cache import TrunkNotCached
@@ -19,6 +19,7 @@ __all__ = [
     "Expert",
     "FitConfig",
     "Keep",
+    "MtaPayload",
     "Origin",
     "Outcome",
     "Progress",

@@ -10,7 +10,8 @@ from collegium.core.files import STAGING_PREFIX, file_hash, write_new
 from collegium.core.names import check_name, is_name
 from collegium.core.tensors import PICKLE_SUFFIXES, check_finite
 from collegium.experts.formats import FORMATS
-from collegium.experts.payloads import AdapterPayload, Expert, WholePayload
+from collegium.experts.mta_files import check_mta_sites
+from collegium.experts.payloads import Expert, MtaPayload, Payload, WholePayload
 from collegium.experts.peft_fields import CONFIG_FILE
 from collegium.experts.places import Sites, check_parts, check_sites
 from collegium.experts.whole import check_task
@@ -22,7 +23,7 @@ _TRAINER_FILES = ("training_args", "optimizer", "scheduler", "rng_state", "scale
 """Pickles that a transformers Trainer leaves in checkpoint folders; they are no weights and nobody opens them."""
 
 
-def write_payload(payload: AdapterPayload | WholePayload, folder: Path) -> dict[str, str]:
+def write_payload(payload: Payload, folder: Path) -> dict[str, str]:
     """Write a payload's files into a folder and return file name -> sha256."""
     FORMATS[payload.kind].write(payload, folder)
     return {path.name: file_hash(path) for path in sorted(folder.iterdir())}
@@ -82,6 +83,11 @@ def check_expert(expert: Expert, *, base: Fingerprint | None = None, sites: Site
     check_base(expert.card, base)
     if isinstance(expert.payload, WholePayload):
         check_task(expert.card, expert.payload)
+    elif isinstance(expert.payload, MtaPayload):
+        for task, adapter in expert.payload.adapters.items():
+            check_parts(adapter, where=f"expert {expert.name!r}, task {task}")
+        check_finite(expert.payload.tensors, where=f"expert {expert.name!r}")
+        check_mta_sites(expert.payload, sites, where=f"expert {expert.name!r}")
     else:
         tensors = {
             f"{path} {name}": tensor

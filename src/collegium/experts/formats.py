@@ -11,7 +11,8 @@ from collegium.experts.bottleneck_files import read_bottleneck, write_bottleneck
 from collegium.experts.ffn_files import read_ffn, write_ffn
 from collegium.experts.ia3_files import read_ia3, write_ia3
 from collegium.experts.lora_files import read_lora, write_lora
-from collegium.experts.payloads import AdapterPayload, WholePayload
+from collegium.experts.mta_files import read_mta, write_mta
+from collegium.experts.payloads import Payload
 from collegium.experts.places import Sites
 from collegium.experts.prefix_files import read_prefix, write_prefix
 from collegium.experts.whole import read_whole, write_whole
@@ -21,7 +22,7 @@ from collegium.experts.whole import read_whole, write_whole
 class Read(Protocol):
     """Reads a payload from its folder; `sites` are the base's, with which it must agree."""
 
-    def __call__(self, folder: Path, *, sites: Sites | None = None) -> AdapterPayload | WholePayload:
+    def __call__(self, folder: Path, *, sites: Sites | None = None) -> Payload:
         """Return the payload, or refuse."""
         ...
 
@@ -41,6 +42,7 @@ FORMATS: Mapping[Kind, Format] = {
     "bottleneck": Format(own_files.FILES, write_bottleneck, read_bottleneck),
     "ffn": Format(own_files.FILES, write_ffn, read_ffn),
     "prefix": Format(own_files.FILES, write_prefix, read_prefix),
+    "mta": Format(own_files.FILES, write_mta, read_mta),
     "whole": Format(own_files.FILES, write_whole, read_whole),
 }
 """Kind -> its form on disk."""

@@ -25,6 +25,11 @@ VERSION = 1
 def write_own(kind: str, adapter: Adapter, folder: Path, *, fields: Mapping[str, Any]) -> None:
     """Write an adapter's two files; raises CorruptExpert when a weight is not finite."""
     tensors = {f"{path}:{name}": each for path, part in adapter.items() for name, each in part.tensors.items()}
+    write_own_tensors(kind, tensors, folder, fields=fields)
+
+
+def write_own_tensors(kind: str, tensors: Mapping[str, Tensor], folder: Path, *, fields: Mapping[str, Any]) -> None:
+    """Write the two files of an expert whose tensors (`PATH:NAME`) are more than an adapter's."""
     check_finite(tensors, where="the new expert")
     write_new(folder / CONFIG_FILE, to_json({"format": f"collegium-{kind}", "version": VERSION, **fields}).encode())
     write_new(folder / TENSOR_FILE, tensor_bytes(tensors))

@@ -1,4 +1,4 @@
-"""What an expert is: a card and a payload, which is a small change of a base or a whole small language model."""
+"""What an expert is: a card and a payload, which is a change of a base, several with gates, or a whole small model."""
 
 import dataclasses
 import functools
@@ -7,9 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from collegium.core.cards import ExpertCard, Kind, content_hash
 from collegium.core.errors import IncompatibleExpert
-from collegium.models import Adapter, Base, HeadWeights, LoraWeights, lora_parts
+from collegium.models import Adapter, Base, BottleneckWeights, HeadWeights, LoraWeights, TaskGate, lora_parts
+
+TASKS, ROUTER = "tasks", "router"
+"""Where the tensors of a mixture of task adapters that belong to no place are kept."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +56,80 @@ class AdapterPayload:
 
 
 @dataclass(frozen=True, eq=False)
+class MtaPayload:
+    """Adapters of several tasks beside the same feed-forward blocks, with the gates that weigh them.
+
+    adapters: task -> its adapter, of bottlenecks. gates: a gate at each place, over the adapters in order.
+    vectors:  of each task, what gates are told. router: what tells a prompt's task from its mean state.
+
+    Raises IncompatibleExpert for parts that do not go together.
+    """
+
+    adapters: Mapping[str, Adapter]
+    gates: Mapping[str, TaskGate]
+    vectors: Float[Tensor, "task size"]
+    router: HeadWeights
+
+    def __post_init__(self) -> None:
+        """Check that all parts are of as many tasks and of the same places."""
+        check_mta(self)
+
+    @property
+    def kind(self) -> Kind:
+        """Always `mta`."""
+        return "mta"
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks' names, in the order of gates, vectors and router."""
+        return tuple(self.adapters)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything it holds by name: `PATH:TASK:NAME` of adapters, `PATH::NAME` of gates, and the tasks' own."""
+        found = {
+            f"{path}:{task}:{name}": each
+            for task, adapter in self.adapters.items()
+            for path, part in adapter.items()
+            for name, each in part.tensors.items()
+        }
+        for path, gate in self.gates.items():
+            found |= {f"{path}::query": gate.query, f"{path}::keys": gate.keys}
+        router = {f"{ROUTER}:{name}": each for name, each in self.router.tensors.items()}
+        return {**found, f"{TASKS}:vectors": self.vectors, **router}
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers it holds."""
+        return sum(each.numel() for each in self.tensors.values())
+
+
+def check_mta(payload: MtaPayload) -> None:
+    """Raise IncompatibleExpert when the parts of a mixture of task adapters do not go together."""
+    count, size = len(payload.adapters), payload.vectors.shape[1]
+    places = {path: part for adapter in payload.adapters.values() for path, part in adapter.items()}
+    problems = []
+    if count < 2 or payload.vectors.shape[0] != count or payload.router.weight.shape[0] != count:
+        problems.append(
+            f"{count} adapters, {payload.vectors.shape[0]} vectors and a router of {payload.router.weight.shape[0]}"
+        )
+    if any(adapter.keys() != payload.gates.keys() for adapter in payload.adapters.values()):
+        problems.append("adapters and gates at different places")
+    if any(not isinstance(part, BottleneckWeights) for part in places.values()):
+        problems.append("adapters that are no bottlenecks")
+    else:
+        hidden = payload.router.weight.shape[1]
+        shapes = {(gate.keys.shape, gate.query.shape[1]) for gate in payload.gates.values()}
+        read = {part.tensors["down"].shape[1] for part in places.values()}
+        wanted = {(torch.Size([count, gate.query.shape[0]]), hidden + size) for gate in payload.gates.values()}
+        bias = payload.router.bias
+        if shapes != wanted or read != {hidden} or (bias is not None and bias.shape != (count,)):
+            problems.append("gates or a router of other shapes than the adapters and the tasks' vectors")
+    if problems:
+        raise IncompatibleExpert(f"a mixture of task adapters has an adapter a task and gates over all: {problems}.")
+
+
+@dataclass(frozen=True, eq=False)
 class WholePayload:
     """A whole small language model: the path of a transformers folder, or the transformers model itself in memory."""
 
@@ -60,6 +141,10 @@ class WholePayload:
         return "whole"
 
 
+Payload = AdapterPayload | MtaPayload | WholePayload
+"""What an expert may be made of."""
+
+
 @dataclass(frozen=True, eq=False)
 class Expert:
     """A card and its payload.
@@ -68,7 +153,7 @@ class Expert:
     """
 
     card: ExpertCard
-    payload: AdapterPayload | WholePayload
+    payload: Payload
 
     def __post_init__(self) -> None:
         """Check that card and payload are of one kind."""
@@ -119,7 +204,7 @@ def payload_digest(payload: Mapping[str, str]) -> str:
     return content_hash(dict(payload))
 
 
-def payload_checksums(payload: AdapterPayload | WholePayload) -> dict[str, str]:
+def payload_checksums(payload: Payload) -> dict[str, str]:
     """Return file name -> sha256 of the files that this payload is written as."""
     import tempfile
 

@@ -4,7 +4,7 @@ from collegium.models.base import Base
 from collegium.models.convert import pinned_folder
 from collegium.models.decoding import BaseDecoding, RowDecoding
 from collegium.models.device import Machine, choose_device, choose_dtype, inspect_machine, memory_errors, memory_of
-from collegium.models.gates import SoftmaxGate, softmax_gate
+from collegium.models.gates import SoftmaxGate, TaskGate, softmax_gate
 from collegium.models.parts import (
     KINDS,
     Adapter,
@@ -49,6 +49,7 @@ __all__ = [
     "Seat",
     "Site",
     "SoftmaxGate",
+    "TaskGate",
     "Trace",
     "after_context",
     "choose_device",

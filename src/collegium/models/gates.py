@@ -1,4 +1,4 @@
-"""A gate that is learnt with the experts it weighs: the router inside a sparse mixture."""
+"""Gates that are learnt with the experts they weigh: the router of a sparse mixture, and one that is told the task."""
 
 from dataclasses import dataclass
 
@@ -64,3 +64,40 @@ def softmax_gate(
     """
     drawn = torch.randn(experts, inputs, generator=generator) * _SPREAD * inputs**-0.5
     return SoftmaxGate(drawn.to(device).requires_grad_(), top_k)
+
+
+@dataclass(frozen=True, eq=False)
+class TaskGate:
+    """alpha = softmax(q K^T / sqrt(d)),  q = W_q [h / |h|; e]  [xie2023alter; our reading, papers.md 5].
+
+    h is the input of the place, scaled to length 1 so that no base's own scale decides how sharp a gate is; e is what
+    the text's row is told (`Group.told`): the vector of its task.
+
+    query: W_q. keys: K, a row for each expert. top_k: how many experts keep weight, None = all.
+
+    Raises RoutingError unless at least one keeps weight.
+
+    >>> gate = TaskGate(torch.zeros(2, 5), torch.ones(4, 2))
+    >>> gate(torch.ones(1, 3, 4), torch.ones(1, 1))[0][0, 0].tolist()
+    [0.25, 0.25, 0.25, 0.25]
+    """
+
+    query: Float[Tensor, "size hidden_and_told"]
+    keys: Float[Tensor, "expert size"]
+    top_k: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check that somebody keeps weight."""
+        if self.top_k is not None and self.top_k < 1:
+            raise RoutingError(f"a gate keeps at least one expert (top_k), got {self.top_k}.")
+
+    def __call__(
+        self, hidden: Float[Tensor, "row seq hidden"], told: Float[Tensor, "row told"] | None = None
+    ) -> tuple[Float[Tensor, "row seq k"], Int[Tensor, "row seq k"] | None]:
+        """Return the weights, which sum to 1, and whose they are; raises RoutingError where it is told nothing."""
+        if told is None:
+            raise RoutingError("a gate of tasks is told a task's vector for each row; give the group `told`.")
+        scaled = torch.nn.functional.normalize(hidden.to(self.query.dtype), dim=-1)
+        of_hidden, of_told = self.query.split([hidden.shape[-1], told.shape[-1]], dim=1)
+        query = scaled @ of_hidden.T + (told.to(self.query) @ of_told.T)[:, None]
+        return top_softmax(query @ self.keys.T / self.keys.shape[1] ** 0.5, self.top_k)

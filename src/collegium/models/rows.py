@@ -15,7 +15,7 @@ from torch import Tensor
 from collegium.core.errors import RoutingError
 from collegium.core.protocols import Gate
 from collegium.core.routing import BASE
-from collegium.models.gates import SoftmaxGate
+from collegium.models.gates import SoftmaxGate, TaskGate
 
 NOBODY = -1
 """In an index: no expert at all."""
@@ -34,6 +34,7 @@ class Group:
               part.
     merged:   whether a text is run through one expert whose parameters are the weighted sum of theirs, instead of
               through the weighted sum of what they say; see `models/slots/merged.py`.
+    told:     a vector for each text, which its `TaskGate`s read beside the hidden states.
     """
 
     adapters: tuple[str, ...] = ()
@@ -41,9 +42,10 @@ class Group:
     index: Int[Tensor, "batch k"] | None = None
     gates: Mapping[str, Gate] | None = None
     merged: bool = False
+    told: Float[Tensor, "batch size"] | None = None
 
     def __post_init__(self) -> None:
-        """Check that names are distinct and that there is one weight for each."""
+        """Check that names are distinct, that there is one weight for each, and that gates of tasks are told one."""
         if len(set(self.adapters)) != len(self.adapters):
             raise RoutingError(f"a group names each expert once, got {self.adapters}.")
         if self.weights is not None and self.weights.shape[-1] != self.k:
@@ -57,6 +59,8 @@ class Group:
                 "gates weigh each token by itself, what experts say and not their parameters; leave the gates or "
                 "`merged` out."
             )
+        if (self.told is not None) != any(isinstance(gate, TaskGate) for gate in (self.gates or {}).values()):
+            raise RoutingError("gates of tasks are told a vector for each text (`told`), and nobody else is.")
         for path, gate in (self.gates or {}).items():
             if isinstance(gate, SoftmaxGate) and len(gate.weight) > self.k:
                 raise RoutingError(
@@ -128,6 +132,7 @@ class RowPlan:
             _joined_weights(self.groups, texts, k),
             next(iter(gates.values()), None),
             k if merged == {True} else 0,
+            next((_told(group.told, texts) for group in self.groups if group.told is not None), None),
         )
 
 
@@ -139,7 +144,7 @@ class Rows:
     text:    which of them each row reads. Below the first block that an expert changes there is a row per text.
     index:   which experts each row is run through, as positions in `names`; `NOBODY` = none.
     weights: how much of each, a row axis of 1 where all rows agree; None = 1 of each. See `Group`.
-    gates:   see `Group`.
+    gates:   see `Group`. told: of each row what its gates of tasks are told.
     merged:  how many columns of `index`, from the first, are merged; those behind them are worn beside that.
     """
 
@@ -150,6 +155,7 @@ class Rows:
     weights: Float[Tensor, "*layer row_or_1 seq k"] | None = None
     gates: Mapping[str, Gate] | None = None
     merged: int = 0
+    told: Float[Tensor, "row size"] | None = None
 
     @property
     def count(self) -> int:
@@ -205,7 +211,8 @@ class Rows:
         weights = self.weights
         if weights is not None and weights.shape[-3] > 1:
             weights = weights[..., rows.to(weights.device), :, :]
-        return replace(self, texts=texts, text=text, index=self.index[rows], weights=weights)
+        told = None if self.told is None else self.told[rows.to(self.told.device)]
+        return replace(self, texts=texts, text=text, index=self.index[rows], weights=weights, told=told)
 
     def joined(self, other: "Rows") -> "Rows":
         """Return these rows and behind them the other's, its texts behind these texts.
@@ -220,7 +227,8 @@ class Rows:
         index = torch.cat([_renamed(each.index, each.names, names, k) for each in (self, other)])
         text = torch.cat([self.text, other.text + self.texts])
         weights = _stacked_weights([(self.weights, self.count), (other.weights, other.count)], k)
-        return Rows(names, self.texts + other.texts, text, index, weights, self.gates, merged)
+        told = None if self.told is None or other.told is None else torch.cat([self.told, other.told])
+        return Rows(names, self.texts + other.texts, text, index, weights, self.gates, merged, told)
 
 
 BASE_ROWS = RowPlan((Group(),))
@@ -301,6 +309,13 @@ def last_weights(rows: Rows, lengths: Int[Tensor, " batch"]) -> Rows:
         return every[..., torch.arange(rows.count, device=weights.device), last, :][..., None, :]
 
     return map_weights(rows, change)
+
+
+def _told(told: Tensor, texts: int) -> Tensor:
+    """Return what rows are told; raises RoutingError unless it is a vector for each text."""
+    if told.shape[0] != texts:
+        raise RoutingError(f"the plan tells gates of {told.shape[0]} texts, {texts} are run.")
+    return told
 
 
 def _placed(group: Group, names: Sequence[str], texts: int, k: int) -> Tensor:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tyro.conf import OmitArgPrefixes, Positional
 
-from collegium.compose import Ensemble, GatedMix, Mix, SeparateVoices, Voices
+from collegium.compose import Ensemble, GatedMix, Mix, SeparateVoices, TaskMixture, Voices
 from collegium.core.routing import BASE, Routing
 from collegium.data import read_domains
 from collegium.infer import (
@@ -100,6 +100,9 @@ def composed_scores(
 ) -> tuple[Float[Tensor, "window seq"], Routing | None]:
     """Return the opened model's own scores, from the table where that is exact, and its routing."""
     model = opened.model
+    if isinstance(model, TaskMixture):
+        update = watch.begin("task mixture", int(table.text.lengths.sum()))
+        return score_text(model, table.text, progress=lambda done, _: update(done)), None
     if opened.cast is None:
         return table.column(BASE), None
     if opened.way is None:

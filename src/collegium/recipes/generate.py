@@ -2,15 +2,18 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from tyro.conf import OmitArgPrefixes, Positional
 
+from collegium.compose import TaskMixture
 from collegium.core.errors import ConfigError
+from collegium.core.protocols import LanguageModel
 from collegium.infer import Generation, Sampling, chat_prompt, generate
-from collegium.infer.generate import Stream
+from collegium.infer.generate import Stream, encode_prompt
 from collegium.recipes.common import Common
 from collegium.recipes.opening import Opened, open_reference
 from collegium.recipes.run_card import RunCard, make_card
@@ -28,6 +31,8 @@ class GenerateConfig:
     experts: str = ""
     """Fixed weights in place of the library's router: a=.7,b=.3 (what is missing to 1 goes to the base); with
     compose=merge any."""
+    task: str = ""
+    """Of a model of many tasks (`multitask fit`): the task, in place of what the prompt looks like."""
     chat: bool = False
     """Take the prompt as a user's message, in the base's chat template."""
     sampling: OmitArgPrefixes[Sampling] = field(default_factory=Sampling)
@@ -63,9 +68,30 @@ def run(config: GenerateConfig, *, watch: Watch, stream: Stream | None = None) -
     opened = open_reference(config.model, config.common, watch=watch, weights=parse_weights(config.experts))
     prompt = sys.stdin.read() if config.prompt == "-" else config.prompt
     asked = [chat_prompt([{"role": "user", "content": prompt}], opened.base.tokenizer)] if config.chat else [prompt]
-    found = generate(opened.model, asked, sampling=config.sampling, seed=config.common.seed, stream=stream)[0]
+    model = of_task(opened.model, config.task)
+    found = generate(model, asked, sampling=config.sampling, seed=config.common.seed, stream=stream)[0]
     seconds = time.perf_counter() - start
-    return make_card("generate", config, describe(found, prompt, opened, seconds), seconds)
+    result = describe(found, prompt, opened, seconds)
+    if isinstance(model, TaskMixture):
+        result["task"] = told_task(model, asked[0])
+    return make_card("generate", config, result, seconds)
+
+
+def of_task(model: LanguageModel, task: str) -> LanguageModel:
+    """Return a model of one of the tasks it has learnt; raises ConfigError for a model that knows no tasks."""
+    if not task:
+        return model
+    if not isinstance(model, TaskMixture):
+        raise ConfigError(f"--task is for a model of many tasks (`multitask fit`), got {task!r} for another.")
+    return model.given(task)
+
+
+def told_task(model: TaskMixture, prompt: str | Sequence[int]) -> dict[str, Any]:
+    """Return which task a prompt is of, and how sure that is; of a task that was given, no probability."""
+    if model.task is not None:
+        return {"name": model.task, "probability": None}
+    said = model.task_log_probs(torch.tensor([encode_prompt(prompt, model.tokenizer)]))[0].exp()
+    return {"name": model.experts[int(said.argmax())], "probability": round(float(said.max()), 6)}
 
 
 def describe(found: Generation, prompt: str, opened: Opened, seconds: float) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from collegium.compose import TEXTLESS, Cast, Mix, assemble, check_base
+from collegium.compose import TEXTLESS, Cast, Mix, assemble, check_base, open_task_mixture
 from collegium.compose.context import REFERENCE, is_on_composition
 from collegium.compose.wearing import carrier, wearing
 from collegium.core.errors import BaseModelError, ConfigError, IncompatibleExpert, LibraryError, UnknownName
@@ -100,6 +100,7 @@ def open_reference(text: str, common: Common, *, watch: Watch, weights: dict[str
     check_speakers(library, reference.experts if reference.member is None else (reference.member,))
     if reference.member is not None:
         return _open_member(reference, reference.member, base, library, watch)
+    check_composable(library, reference.experts)
     chosen = library if not reference.experts else select(library, reference.experts)
     cast = gather(base, chosen, watch)
     way = _way(reference, chosen, weights)
@@ -126,6 +127,17 @@ def check_speakers(library: Library, names: tuple[str, ...]) -> None:
             )
 
 
+def check_composable(library: Library, names: tuple[str, ...]) -> None:
+    """Raise LibraryError for an expert of many tasks among those chosen: it has gates of its own."""
+    for name in names:
+        row = library.rows().get(name)
+        if row is not None and row.kind == "mta":
+            raise LibraryError(
+                f"{name!r} is an expert of many tasks with gates of its own, which no router weighs; open it by "
+                f"itself: LIB#{name}."
+            )
+
+
 def _open_member(reference: Reference, member: str, base: Base, library: Library, watch: Watch) -> Opened:
     if member == BASE:
         return Opened(reference, base, base)
@@ -133,6 +145,8 @@ def _open_member(reference: Reference, member: str, base: Base, library: Library
     check_base(card, base)
     if is_on_composition(card):
         return _open_on_composition(reference, member, base, library, watch)
+    if card.kind == "mta":
+        return Opened(reference, base, open_task_mixture(base, library[member]), library=chosen)
     cast = gather(base, chosen, watch)
     return Opened(reference, base, alone(cast, member), cast, chosen)
 

@@ -30,12 +30,21 @@ class KeptStates:
 
     def given(self, rows: Int[Tensor, " row"], width: int) -> contextlib.AbstractContextManager[None]:
         """Return the context in which the base takes the states of these texts as read."""
+        return self.trunk.given(self.of(rows, width))
+
+    def read(self) -> None:
+        """Compute all of them that were not asked for yet."""
+        for number in range(-(-len(self.texts) // _BATCH)):
+            self._part(number)
+
+    def of(self, rows: Int[Tensor, " row"], width: int) -> Float[Tensor, "row width hidden"]:
+        """Return the states of these texts."""
         base = self.trunk.base
         states = torch.zeros(len(rows), width, int(base.config.hidden_size), dtype=base.dtype, device=base.device)
         for place, row in enumerate(rows.tolist()):
             part = self._part(row // _BATCH)[row % _BATCH][:width]
             states[place, : len(part)] = part
-        return self.trunk.given(states)
+        return states
 
     def _part(self, number: int) -> Float[Tensor, "text seq hidden"]:
         if number not in self._parts:

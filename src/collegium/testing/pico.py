@@ -10,10 +10,10 @@ from torch import Tensor
 
 from collegium.core.cards import ExpertCard
 from collegium.core.randomness import derive_seed, generator
-from collegium.experts import Expert, FitConfig, adapter_payload
+from collegium.experts import Expert, FitConfig, MtaPayload, adapter_payload
 from collegium.experts.fresh import FRESH, places_of, with_tensors
 from collegium.experts.recipe import AdapterKind
-from collegium.models import Base
+from collegium.models import Base, HeadWeights, TaskGate
 
 SPECIAL_TOKENS = ("<|im_start|>", "<|im_end|>")
 VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)
@@ -164,6 +164,34 @@ def random_expert(base: Base, seed: int = 0, *, kind: AdapterKind = "lora", name
     """
     card = ExpertCard(name=name, kind=kind, base=base.fingerprint)
     return Expert(card, adapter_payload(base, random_adapter(base, seed, kind=kind)))
+
+
+def random_task_expert(
+    base: Base,
+    seed: int = 0,
+    *,
+    tasks: Sequence[str] = ("law", "code", "film"),
+    name: str = "random",
+    layers: str = "all",
+) -> Expert:
+    """Return a random mixture of task adapters with gates that are told apart what they are told.
+
+    >>> random_task_expert(pico_base()).payload.tasks
+    ('law', 'code', 'film')
+    """
+    adapters = {
+        task: random_adapter(base, seed + place, kind="bottleneck", rank=3, layers=layers)
+        for place, task in enumerate(tasks)
+    }
+    draw, size, hidden = generator(seed, "random task expert"), 4, int(base.config.hidden_size)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=draw)
+
+    gates = {path: TaskGate(3 * drawn(5, hidden + size), drawn(len(tasks), 5)) for path in adapters[tasks[0]]}
+    router = HeadWeights(drawn(len(tasks), hidden), drawn(len(tasks)))
+    payload = MtaPayload(adapters, gates, drawn(len(tasks), size), router)
+    return Expert(ExpertCard(name=name, kind="mta", base=base.fingerprint), payload)
 
 
 def _random_like(tensor: Tensor, kind: AdapterKind, draw: torch.Generator) -> Tensor:

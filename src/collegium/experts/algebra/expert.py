@@ -16,12 +16,12 @@ from collegium.experts.payloads import AdapterPayload, Expert
 def delta_of(expert: Expert) -> Delta:
     """Return an expert's change of its base.
 
-    Raises IncompatibleExpert, naming the expert, for kinds that are none: bottleneck, ffn, prefix, whole.
+    Raises IncompatibleExpert, naming the expert, for kinds that are none: bottleneck, ffn, prefix, mta, whole.
     """
     if not isinstance(expert.payload, AdapterPayload):
         raise IncompatibleExpert(
-            f"expert {expert.name!r} is a whole model, not a change of the base; {' and '.join(KINDS)} experts are "
-            "added, scaled and negated. Whole models can be averaged: `merge`."
+            f"expert {expert.name!r} is of kind {expert.card.kind!r}, no single change; {' and '.join(KINDS)} "
+            "experts are added, scaled and negated. Whole models can be averaged: `merge`."
         )
     return delta_of_adapter(expert.payload.adapter, base=expert.card.base, name=f"expert {expert.name!r}")
 

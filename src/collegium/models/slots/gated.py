@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from collegium.core.protocols import Gate
+from collegium.models.gates import TaskGate
 from collegium.models.slots.stacks import LowRankStack, Place
 from collegium.ops.grouped import Change, Firsts, cheapest, dense
 
@@ -116,7 +117,7 @@ def gated_families(
     stacks = {
         path: place.low_rank[0]
         for path, place in places.items()
-        if path in gates and place.low_rank and place.low_rank[0].rank is not None
+        if _joins(gates.get(path)) and place.low_rank and place.low_rank[0].rank is not None
     }
     for path, stack in stacks.items():
         if path not in found:
@@ -126,6 +127,11 @@ def gated_families(
             made = _family((path,), gates[path], stacks) if joint is None else _family(alike, joint, stacks)
             found |= {each: (made, number) for number, each in enumerate(made.paths)}
     return found
+
+
+def _joins(gate: Gate | None) -> bool:
+    """Return whether there is a gate that may be asked with others; one that is told something is asked by its row."""
+    return gate is not None and not isinstance(gate, TaskGate)
 
 
 def _joined(gates: Sequence[Gate]) -> Gate | None:

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from collegium.core.protocols import Gate
+from collegium.models.gates import TaskGate
 from collegium.models.rows import Rows
 from collegium.models.slots.gated import GatedFamily, OpenTrace, Trace, note
 from collegium.models.slots.mixture import Speak, routed_change
@@ -129,7 +130,8 @@ class Run:
         return None if self.rows.gates is None else self.rows.gates.get(path)
 
     def _heard(self, path: str, gate: Gate, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
-        said = gate(inputs)
+        told = self.rows.told
+        said = gate(inputs, told.to(inputs.device)) if isinstance(gate, TaskGate) and told is not None else gate(inputs)
         if self.trace is not None:
             note(self.trace, path, said, gate=gate, inputs=inputs)
         return said

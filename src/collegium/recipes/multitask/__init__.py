@@ -1,0 +1,1 @@
+"""`multitask fit / run / eval`: tasks learnt together."""
