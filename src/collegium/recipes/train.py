@@ -22,6 +22,7 @@ from collegium.recipes.budget import Budget, parse_budget
 from collegium.recipes.building.parts import Parts
 from collegium.recipes.building.plan import CHECKPOINTS, OPTIMISER_COPIES, make_plan
 from collegium.recipes.common import Common
+from collegium.recipes.joint import COPIES, JointPlace, check_memory, joint_base_folder, joint_bytes, train_joint
 from collegium.recipes.keep import route_all
 from collegium.recipes.opening import DEFAULT_BASE, kept_reference, open_base
 from collegium.recipes.reference import is_library
@@ -51,6 +52,11 @@ class TrainConfig:
     """Make whole small models (Branch-Train-Merge) in place of small changes of the base."""
     parents: tuple[str, ...] = ()
     """Whole experts of the library to branch from, weighted by their posterior on the domain; none = the base."""
+    joint: bool = False
+    """Train all domains together (DEMix): one new base that they share, feed-forward blocks of each domain's own; the
+    library is then one of the new base."""
+    joint_base: Path | None = None
+    """The folder of the new base of --joint; default = the library's with `-base` behind its name."""
     routers: bool = True
     """Fit the library's routers afterwards, or give new experts their rows in them."""
     columns: dict[str, str] = field(default_factory=dict)
@@ -75,6 +81,7 @@ def run(config: TrainConfig, *, watch: Watch) -> RunCard:
         raise ConfigError("--parents goes with --whole: a small expert always starts from the base.")
     if config.workers < 1:
         raise ConfigError(f"--workers is at least 1, got {config.workers}.")
+    config = with_joint_kind(config)
     resolve(config.fit, "whole" if config.whole else None)  # a wrong setting is told before anything is read
     corpus = chosen_domains(read_domains(config.data, columns=config.columns or None), config.domains)
     check_domains(corpus)
@@ -82,6 +89,8 @@ def run(config: TrainConfig, *, watch: Watch) -> RunCard:
     base = open_base(config.base, config.common)
     if config.dry_run:
         return dry_run(config, base, corpus, threads=each, watch=watch, start=start)
+    if config.joint:
+        return run_joint(config, base, corpus, threads=each, watch=watch, start=start)
     library = Library(config.library, base=base, base_reference=kept_reference(config.base))
     waiting = [domain for domain in corpus if domain.name not in library]
     for domain in corpus:
@@ -108,9 +117,40 @@ def run(config: TrainConfig, *, watch: Watch) -> RunCard:
     return make_card("train", config, result, seconds)
 
 
+def with_joint_kind(config: TrainConfig) -> TrainConfig:
+    """Return the settings with the kind of expert that --joint makes; raises ConfigError for what goes not with it."""
+    if config.joint_base is not None and not config.joint:
+        raise ConfigError("--joint-base is the folder of the base that --joint makes; give --joint, too.")
+    if not config.joint:
+        return config
+    others = {"--whole": config.whole, "--parents": config.parents, "--workers": config.workers > 1}
+    wrong = [flag for flag, given in others.items() if given]
+    if wrong:
+        raise ConfigError(f"--joint is one fit of one new base for all domains, so {wrong[0]} does not go with it.")
+    if config.fit.kind not in (FitConfig().kind, "ffn"):
+        raise ConfigError(
+            f"--joint gives each domain feed-forward blocks of its own: experts of kind ffn, not {config.fit.kind!r}. "
+            "Leave --kind out."
+        )
+    return replace(config, fit=replace(config.fit, kind="ffn"))
+
+
+def run_joint(config: TrainConfig, base: Base, corpus: Corpus, *, threads: int, watch: Watch, start: float) -> RunCard:
+    """Return the card of a joint run: the new base, its library and every domain's figures."""
+    folder = make_folder(work_folder(config, threads))
+    place = JointPlace(config.library, joint_base_folder(config.library, config.joint_base), folder)
+    fit = resolve_fit(config, base, threads=threads, parts=Parts(folder))
+    shared, library, outcome = train_joint(base, corpus, fit, place=place, common=config.common, watch=watch)
+    if config.routers:
+        route_all(shared, library, corpus, seed=config.common.seed, watch=watch)
+    seconds = time.perf_counter() - start
+    result = {"library": str(config.library), "base": str(place.base), "experts": outcome, "seconds": round(seconds, 3)}
+    return make_card("train", config, result, seconds)
+
+
 def dry_run(config: TrainConfig, base: Base, corpus: Corpus, *, threads: int, watch: Watch, start: float) -> RunCard:
     """Return what training would take, measured on this machine; nothing is made."""
-    there = Library(config.library, base=base).names() if is_library(str(config.library)) else ()
+    there = Library(config.library, base=base).names() if is_library(str(config.library)) and not config.joint else ()
     waiting = Corpus(tuple(domain for domain in corpus if domain.name not in there))
     fit = resolve_fit(config, base, threads=threads)
     speed = fit_speed(config, base, fit)
@@ -121,6 +161,10 @@ def dry_run(config: TrainConfig, base: Base, corpus: Corpus, *, threads: int, wa
         weights = 4 * sum(tensor.numel() for tensor in base.model.parameters())
         fits = min(config.workers, len(waiting.names)) * CHECKPOINTS * OPTIMISER_COPIES
         plan = replace(plan, disk_bytes=weights * (len(waiting.names) + fits))
+    if config.joint:
+        check_memory(base, fit, len(waiting.names), watch)
+        numbers = joint_bytes(base, fit, len(waiting.names)) // COPIES
+        plan = replace(plan, disk_bytes=numbers * (1 + CHECKPOINTS * OPTIMISER_COPIES))
     for line in plan.lines():
         watch.say(line)
     return make_card("train", config, {"plan": plan.to_json()}, time.perf_counter() - start)
@@ -167,7 +211,7 @@ def resolve_fit(config: TrainConfig, base: Base, *, threads: int, parts: Parts |
 
 def fit_speed(config: TrainConfig, base: Base, fit: FitConfig) -> float:
     """Return the measured training tokens a second of one expert of the kind asked for."""
-    return whole_tokens_per_second(base, fit) if config.whole else tokens_per_second(base, fit)
+    return whole_tokens_per_second(base, fit) if config.whole or config.joint else tokens_per_second(base, fit)
 
 
 def train_domains(
