@@ -10,8 +10,8 @@ batches are the very windows, in the order, that an expert of the same settings 
 What comes out are a new base (the shared part) and one expert of kind `ffn` a domain. The base's own blocks, which are
 what a text without an expert is read with, are the average of the domains'.
 
-Departures: AdamW's learning rates and schedule are those of whole models here; the paper's clip of 0.1 is a setting. It
-normalises a block's gradient over its own domain's batches, we over the update's, which AdamW does not feel. No dropout.
+Departures: AdamW's learning rates and schedule are those of whole models here; the paper's clip of 0.1 is a setting.
+It divides a block's gradient by its own domain's tokens, we by the update's, which AdamW does not feel. No dropout.
 """
 
 import dataclasses
@@ -260,6 +260,6 @@ def fit_dense(
     checkpoint: Path | None = None,
     logger: Logger | None = None,
 ) -> JointFit:
-    """Return the dense baseline: the batches of `fit_joint` in their order, read by one model that shares everything."""
+    """Return the dense baseline: one model that shares everything reads the batches of `fit_joint`, in their order."""
     training = JointTraining(base, corpus, config=config, separate=False)
     return training.run(checkpoint=checkpoint, logger=logger)

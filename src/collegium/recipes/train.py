@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from collegium.core.errors import ConfigError, TrainingError, UnknownName
 from collegium.core.tables import nearest
@@ -17,7 +17,7 @@ from collegium.experts.recipe import resolve, using_threads
 from collegium.experts.workers import Branch, Outcome, clear_away, fit_experts
 from collegium.library import Library
 from collegium.models import Base
-from collegium.recipes.branch import branch_of
+from collegium.recipes.branch import FRESH, begin_of, branch_of
 from collegium.recipes.budget import Budget, parse_budget
 from collegium.recipes.building.parts import Parts
 from collegium.recipes.building.plan import CHECKPOINTS, OPTIMISER_COPIES, make_plan
@@ -52,6 +52,9 @@ class TrainConfig:
     """Make whole small models (Branch-Train-Merge) in place of small changes of the base."""
     parents: tuple[str, ...] = ()
     """Whole experts of the library to branch from, weighted by their posterior on the domain; none = the base."""
+    start: Annotated[str, arg(name="from")] = FRESH
+    """What small experts begin with: base (fresh weights), or a copy of an expert of the library, which stays as it is:
+    its name, or nearest = the one of --kind with the highest posterior on the domain's dev text (DEMix-DAPT)."""
     joint: bool = False
     """Train all domains together (DEMix): one new base that they share, feed-forward blocks of each domain's own; the
     library is then one of the new base."""
@@ -77,12 +80,7 @@ def run(config: TrainConfig, *, watch: Watch) -> RunCard:
     Raises TrainingError at the end when experts failed; those that did not are in the library by then.
     """
     start = time.perf_counter()
-    if config.parents and not config.whole:
-        raise ConfigError("--parents goes with --whole: a small expert always starts from the base.")
-    if config.workers < 1:
-        raise ConfigError(f"--workers is at least 1, got {config.workers}.")
-    config = with_joint_kind(config)
-    resolve(config.fit, "whole" if config.whole else None)  # a wrong setting is told before anything is read
+    config = checked(config)
     corpus = chosen_domains(read_domains(config.data, columns=config.columns or None), config.domains)
     check_domains(corpus)
     each = max(1, config.common.apply_threads() // config.workers)
@@ -100,11 +98,14 @@ def run(config: TrainConfig, *, watch: Watch) -> RunCard:
     for domain in corpus:
         if domain not in waiting:
             clear_away(folder / domain.name)
-    fit = resolve_fit(config, base, threads=each, parts=Parts(folder))
+    parts = Parts(folder)
+    fit = resolve_fit(config, base, threads=each, parts=parts)
     parents = [library[name] for name in config.parents]
     branch = partial(branch_of, base, parents, window=fit.window, watch=watch) if config.whole else None
+    kind = fit.kind
+    begin = partial(begin_of, config.start, base, library, kind=kind, window=fit.window, parts=parts, watch=watch)
     outcome = train_domains(
-        base, library, waiting, fit, branch=branch, workers=config.workers, folder=folder, watch=watch
+        base, library, waiting, fit, branch=branch, begin=begin, workers=config.workers, folder=folder, watch=watch
     )
     if config.routers:
         route_all(base, library, corpus, seed=config.common.seed, watch=watch)
@@ -115,6 +116,19 @@ def run(config: TrainConfig, *, watch: Watch) -> RunCard:
         raise TrainingError(f"{len(failed)} of {len(waiting)} experts failed, the others are kept. {text}")
     result = {"library": str(config.library), "experts": outcome, "seconds": round(seconds, 3)}
     return make_card("train", config, result, seconds)
+
+
+def checked(config: TrainConfig) -> TrainConfig:
+    """Return the settings, a wrong one told before anything is read."""
+    if config.parents and not config.whole:
+        raise ConfigError("--parents goes with --whole: a small expert starts from the base, or --from another one.")
+    if config.start != FRESH and (config.whole or config.joint):
+        raise ConfigError("--from is for small experts that are trained apart; whole models branch from --parents.")
+    if config.workers < 1:
+        raise ConfigError(f"--workers is at least 1, got {config.workers}.")
+    config = with_joint_kind(config)
+    resolve(config.fit, "whole" if config.whole else None)
+    return config
 
 
 def with_joint_kind(config: TrainConfig) -> TrainConfig:
@@ -221,6 +235,7 @@ def train_domains(
     fit: FitConfig,
     *,
     branch: Callable[[Domain], Branch] | None = None,
+    begin: Callable[[Domain], Expert | None] | None = None,
     workers: int,
     folder: Path,
     watch: Watch,
@@ -228,6 +243,7 @@ def train_domains(
     """Train the domains and add each expert as soon as it is done; return each one's figures or error.
 
     branch: where a domain's whole model begins; None = small experts are made.
+    begin:  the expert whose copy a domain's small one begins with; None = fresh weights.
     """
     bars = {domain.name: watch.begin(f"training {domain.name}", fit.steps) for domain in domains}
 
@@ -246,6 +262,7 @@ def train_domains(
         work=folder,
         workers=workers,
         branch=branch,
+        begin=begin,
         keep=keep,
         report=lambda progress: bars[progress.name](progress.step),
     )
@@ -265,4 +282,5 @@ def figures(outcome: Outcome) -> dict[str, Any]:
         "recipe_hash": card.recipe_hash[:12],
         "warnings": list(card.warnings),
         **({"branch": card.recipe["branch"]} if card.kind == "whole" else {}),
+        **({"from": list(card.parents)} if card.kind != "whole" and card.parents else {}),
     }
