@@ -16,7 +16,7 @@ from collegium.data.preference_pull import PREFERENCE_DOMAINS, pull_hub, pull_pr
 from collegium.data.preference_reading import preferences_from_dataset, preferences_from_rows, read_preferences
 from collegium.data.preference_report import PreferenceDescription, PreferenceDomain, describe_preferences
 from collegium.data.preferences import Pair, PairCorpus, PairDomain, PairSplit, take_pairs
-from collegium.data.reading import read_domains
+from collegium.data.reading import read_documents, read_domains
 from collegium.data.synthetic_preferences import conflicting_domains, toy_domains
 from collegium.data.windows import Windows, cut, join_windows, pack
 
@@ -65,6 +65,7 @@ __all__ = [
     "pull_labelled",
     "pull_preferences",
     "purity",
+    "read_documents",
     "read_domains",
     "read_hub",
     "read_labelled",
