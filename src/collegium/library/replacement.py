@@ -13,7 +13,7 @@ from collegium.core.cards import ExpertCard
 from collegium.core.errors import LibraryError
 from collegium.core.files import discard, disk_errors, publish, set_aside, staging_folder, sync_tree, write_new
 from collegium.core.names import is_name
-from collegium.experts import Expert, check_expert, save_expert
+from collegium.experts import Expert, check_expert, payload_digest, save_expert
 from collegium.library import shelves
 
 if TYPE_CHECKING:
@@ -39,17 +39,26 @@ def replace_expert(
     """
     library._check_writable(experts=True)
     check_expert(expert, base=library.base_fingerprint, sites=library.sites)
+    with library._writing():
+        pass  # an exchange that was decided before is carried out
     check_descendants(library, expert.name, keep=keep_descendants)
     target = library.path / "experts" / expert.name
     with disk_errors(target), staging_folder(library.path) as aside:
         card = save_expert(expert, aside)
+        if library.expert_digest(expert.name) == payload_digest(card.payload):
+            return library.card(expert.name)  # it had been decided
         if measured is not None:
             write_new(aside / shelves.METRICS_FILE, shelves.metrics_line(measured).encode())
         sync_tree(aside)
         with library._writing():
             check_parent(library, expert)
-            publish(aside, library.path / f"{_PREFIX}{expert.name}")
-            finish_replacements(library.path)
+            waiting = library.path / f"{_PREFIX}{expert.name}"
+            publish(aside, waiting)
+            try:
+                _exchange(library.path, waiting)
+            except OSError:
+                os.rename(waiting, aside)  # not decided after all
+                raise
     return card
 
 
@@ -78,13 +87,22 @@ def check_parent(library: "Library", expert: Expert) -> None:
 def finish_replacements(root: Path) -> None:
     """Carry out every exchange that was decided; the library's lock must be held."""
     for waiting in sorted(root.glob(f"{_PREFIX}*")):
-        name = waiting.name.removeprefix(_PREFIX)
-        if not is_name(name) or waiting.is_symlink():
+        if is_name(waiting.name.removeprefix(_PREFIX)) and not waiting.is_symlink():
+            _exchange(root, waiting)
+        else:
             discard(waiting)
-            continue
-        target = root / "experts" / name
-        gone = set_aside(target, root) if os.path.lexists(target) else None
-        target.parent.mkdir(exist_ok=True)
+
+
+def _exchange(root: Path, waiting: Path) -> None:
+    """Put what waits in its place; what cannot be done leaves all as it was."""
+    target = root / "experts" / waiting.name.removeprefix(_PREFIX)
+    target.parent.mkdir(exist_ok=True)
+    gone = set_aside(target, root) if os.path.lexists(target) else None
+    try:
         publish(waiting, target)
+    except OSError:
         if gone is not None:
-            discard(gone)
+            os.rename(gone, target)
+        raise
+    if gone is not None:
+        discard(gone)

@@ -34,10 +34,11 @@ from collegium.recipes.updating.further import (
     train_further,
     was_replaced,
 )
-from collegium.recipes.updating.sorting import bound_router, sort_documents, trainable
+from collegium.recipes.updating.sorting import bound_doubter, bound_router, sort_documents, trainable
 from collegium.recipes.watch import Watch
 
 COMMAND = "library update"
+POSTERIOR = "posterior"
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,9 @@ class UpdateConfig:
     """The library of experts."""
     docs: Positional[Path]
     """A folder of documents, however named and sorted, or a file of them."""
-    router: str = "posterior"
-    """Who says whose a document is: posterior, or a router that was fitted for the library."""
+    router: str = POSTERIOR
+    """Who says whose a document is: posterior (and the library's classifier, where it was fitted, whether it is
+    anybody's), or another router that was fitted for the library."""
     experts: tuple[str, ...] = ()
     """Only these are trained further; documents of others are left."""
     keep_descendants: bool = False
@@ -136,7 +138,8 @@ def _plan(
         seen = seen_hashes(library)
         fresh = [each for each in documents if each.hash not in seen]
         router = bound_router(config.router, cast, library)
-        found = sort_documents(fresh, cast, router, window=config.fit.window, watch=watch)
+        doubter = bound_doubter(cast, library) if config.router == POSTERIOR else None
+        found = sort_documents(fresh, cast, router, doubter=doubter, window=config.fit.window, watch=watch)
         return {
             "mine": {name: [each.hash for each in mine] for name, mine in found.mine.items()},
             "left": {**found.left, **{each: "seen" for each in hashes if each in seen}},

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from collegium.compose import Cast, only_router, route
 from collegium.compose.routed import last_weights
-from collegium.core.errors import DataError
+from collegium.core.errors import DataError, RoutingError
 from collegium.core.protocols import PrefixRouter
 from collegium.core.routing import BASE
 from collegium.data import Document, cut
@@ -42,13 +42,27 @@ def bound_router(name: str, cast: Cast, library: Library) -> PrefixRouter:
     return router.bind(cast.names, shelf=library, tokenizer=cast.base.tokenizer)
 
 
+def bound_doubter(cast: Cast, library: Library) -> PrefixRouter | None:
+    """Return the library's classifier, which gives what is of no domain to nobody; None where it cannot be asked."""
+    try:
+        return bound_router("classifier", cast, library)
+    except RoutingError:
+        return None
+
+
 def sort_documents(
-    documents: Sequence[Document], cast: Cast, router: PrefixRouter, *, window: int, watch: Watch
+    documents: Sequence[Document],
+    cast: Cast,
+    router: PrefixRouter,
+    *,
+    doubter: PrefixRouter | None = None,
+    window: int,
+    watch: Watch,
 ) -> Sorted:
     """Return whose each document is: the expert with the largest weight, averaged over its first windows.
 
     The weight that counts is the one at the end of a window, of which the router reads all. A document that the base
-    reads with no more nats than its expert belongs to nobody.
+    reads with no more nats than its expert belongs to nobody, and neither does one that the doubter gives to the base.
     """
     text, left = _windows(documents, cast, window)
     if text is None:
@@ -57,21 +71,30 @@ def sort_documents(
     update = watch.begin("sorting documents", int(text.lengths.sum()))
     table = fill_table(cast.voices(), text, names, progress=lambda done, _: update(done))
     weights = _weights(router, table, cast)
+    doubts = None if doubter is None else _weights(doubter, table, cast)
+    rows_of: dict[str, list[int]] = {}
+    for row, name in enumerate(text.domains):
+        rows_of.setdefault(name, []).append(row)
     mine: dict[str, list[Document]] = {}
     for document in documents:
         if document.hash in left:
             continue
-        rows = text.of(document.hash)
-        chosen = router.experts[int(weights[rows].mean(0).argmax())]
+        rows = rows_of[document.hash]
+        chosen = _peak(router, weights[rows])
         counted = text.counted[rows]
         nats = {name: -float(table.column(name)[rows][counted].double().sum()) for name in (chosen, BASE)}
-        if chosen == BASE:
+        doubted = doubter is not None and doubts is not None and _peak(doubter, doubts[rows]) == BASE
+        if chosen == BASE or doubted:
             left[document.hash] = "abstained"
         elif nats[BASE] <= nats[chosen]:
             left[document.hash] = "base"
         else:
             mine.setdefault(chosen, []).append(document)
     return Sorted({name: tuple(each) for name, each in sorted(mine.items())}, left, int(text.lengths.sum()))
+
+
+def _peak(router: PrefixRouter, weights: Float[Tensor, "window expert"]) -> str:
+    return router.experts[int(weights.mean(0).argmax())]
 
 
 def _windows(documents: Sequence[Document], cast: Cast, window: int) -> tuple[HeldOut | None, dict[str, Why]]:
