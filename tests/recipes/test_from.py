@@ -16,6 +16,7 @@ from collegium.recipes import branch, train
 from collegium.recipes.building.parts import Parts
 from collegium.recipes.common import Common
 from collegium.recipes.watch import Silent
+from collegium.testing.pico import pico_base, random_expert
 
 COMMON = Common(device="cpu", dtype="float32", threads=1)
 FIT = FitConfig(kind="ffn", window=64, batch=4, steps=24, evaluate_every=6, dev_tokens=256, learning_rate=3e-3)
@@ -63,7 +64,7 @@ def test_which_one_was_nearest_is_remembered_when_the_run_goes_on(pico, texts, t
     library = Library(tmp_path / "college", base=pico)
     (domain,) = train.read_domains(port(tmp_path / "new", texts))
     for name in ("sea", "law"):
-        library.add(train_one(pico, name))
+        library.add(random_expert(pico, kind="ffn", name=name))
     found = iter(["sea", "law"])
     monkeypatch.setattr(branch, "nearest_expert", lambda *arguments, **named: next(found))
     named = {"kind": "ffn", "window": 32, "parts": Parts(tmp_path), "watch": Silent()}
@@ -73,12 +74,6 @@ def test_which_one_was_nearest_is_remembered_when_the_run_goes_on(pico, texts, t
     assert branch.begin_of("law", pico, library, domain, **named).name == "law"
     with pytest.raises(UnknownName, match="sae"):
         branch.begin_of("sae", pico, library, domain, **named)
-
-
-def train_one(base: Base, name: str):
-    from collegium.testing.pico import random_expert
-
-    return random_expert(base, kind="ffn", name=name)
 
 
 @pytest.mark.recipe
@@ -93,8 +88,6 @@ def test_a_library_without_experts_of_the_kind_and_another_kind_are_refused(conf
         train.run(other, watch=Silent())
     with pytest.raises(TrainingError, match="give --kind ffn"):
         train.run(dataclasses.replace(other, start="sea"), watch=Silent())
-    from collegium.testing.pico import pico_base
-
     pico_base(3).model.save_pretrained(tmp_path / "other")
     pico_base(3).tokenizer.save_pretrained(tmp_path / "other")
     with pytest.raises(LibraryError, match="is a library for base"):

@@ -1,12 +1,20 @@
 """`train --joint`: a new base and its library, made whole or not at all, whatever interrupts it."""
 
 import dataclasses
+import json
+import os
+import random
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from listening import Log
+from test_killed import contents as everything
+from test_killed import trainer
 
+from collegium.cli.main import main
 from collegium.core.errors import ConfigError, DataError, LibraryError, ResourceError
 from collegium.experts import FitConfig
 from collegium.library import Library
@@ -98,6 +106,49 @@ def test_interrupted_anywhere_the_command_leaves_what_an_unbroken_run_leaves(con
     assert contents(config.library) == contents(unbroken.library)
     stored = [(Path(f"{each}-base") / "model.safetensors").read_bytes() for each in (config.library, unbroken.library)]
     assert stored[0] == stored[1]
+
+
+@pytest.mark.recipe
+def test_killed_at_random_moments_the_command_leaves_what_an_unbroken_run_leaves(texts, pico_folder, tmp_path):
+    moments = random.Random(0)
+    with trainer(texts, pico_folder, "--joint", "--steps", "12") as run:
+        started = time.monotonic()
+        run.begin(tmp_path / "unbroken")
+        assert run.heard("ended") == 0
+        longest = time.monotonic() - started
+        library = tmp_path / "broken"
+        for _ in range(4):
+            child = run.begin(library)
+            if not run.ends_within(moments.uniform(0, longest)):
+                os.kill(child, signal.SIGKILL)
+            assert run.heard("ended") in (0, signal.SIGKILL)
+            if (library / "collegium.json").exists():
+                assert Library(library).verify() == {}
+                assert load_base(tmp_path / "broken-base").fingerprint == Library(library).base_fingerprint
+        run.begin(library)
+        assert run.heard("ended") == 0
+    assert everything(library) == everything(tmp_path / "unbroken")
+    stored = [(tmp_path / f"{name}-base" / "model.safetensors").read_bytes() for name in ("broken", "unbroken")]
+    assert stored[0] == stored[1]
+    assert not (tmp_path / "broken-out" / "joint").exists()
+
+
+@pytest.mark.recipe
+def test_the_commands_go_from_joint_training_to_a_further_domain(texts, pico_folder, tmp_path, capsys):
+    library, shared = tmp_path / "college", tmp_path / "shared"
+    few = ["--steps", "4", "--window", "64", "--batch", "4", "--threads", "1", "--dtype", "float32", "--json"]
+    words = ["train", texts, "--library", library, "--base", pico_folder, "--joint", "--joint-base", shared]
+    words += ["--domains", "law", "sea", "--out", tmp_path / "one"]
+    assert main([str(word) for word in (*words, *few)]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["base"] == str(shared)
+    words = ["train", texts, "--library", library, "--base", shared, "--kind", "ffn", "--from", "nearest"]
+    words += ["--out", tmp_path / "two"]
+    assert main([str(word) for word in (*words, *few)]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])["experts"]
+    assert set(found) == {"kitchen"}
+    assert found["kitchen"]["from"][0] in {"law", "sea"}
+    assert main(["train", str(texts), "--library", str(library), "--joint", "--whole"]) == 2
+    assert "--whole does not go with it" in capsys.readouterr().err
 
 
 @pytest.mark.recipe

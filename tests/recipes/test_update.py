@@ -11,7 +11,7 @@ import pytest
 from listening import Log
 
 from collegium.cli.main import main
-from collegium.compose import attach_expert
+from collegium.compose import Cast, attach_expert
 from collegium.core.errors import ConfigError, DataError, LibraryError
 from collegium.data import Document
 from collegium.experts import FitConfig, load_expert, parents_of
@@ -22,6 +22,7 @@ from collegium.recipes.common import Common
 from collegium.recipes.updating import further, sorting
 from collegium.recipes.updating import run as updating
 from collegium.recipes.watch import Silent
+from collegium.routers import fixed, uniform
 from collegium.testing.pico import random_expert
 from conftest import text
 
@@ -216,9 +217,6 @@ def test_an_empty_library_and_no_documents_are_refused(tmp_path, texts, pico_fol
 
 
 def test_whom_the_router_gives_to_nobody_and_whom_the_base_reads_as_well_are_left(pico):
-    from collegium.compose import Cast
-    from collegium.routers import fixed, uniform
-
     names = ("law", "sea")
     adapters = {name: random_expert(pico, seed, kind="ia3", name=name) for seed, name in enumerate(names)}
     cast = Cast(pico, {name: attach_expert(pico, each) for name, each in adapters.items()}, {})
