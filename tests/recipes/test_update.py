@@ -12,7 +12,7 @@ from listening import Log
 
 from collegium.cli.main import main
 from collegium.compose import Cast, attach_expert
-from collegium.core.errors import ConfigError, DataError, LibraryError
+from collegium.core.errors import ConfigError, DataError, LibraryError, UnknownName
 from collegium.data import Document
 from collegium.experts import FitConfig, load_expert, parents_of
 from collegium.library import Library
@@ -161,6 +161,8 @@ def test_an_expert_that_others_came_from_or_was_not_asked_for_stays(config):
     with pytest.raises(LibraryError, match="child came from 'law'"):
         updating.run(config, watch=Silent())
     assert digests(config.library) == before
+    with pytest.raises(UnknownName, match="lav"):
+        updating.run(dataclasses.replace(config, experts=("lav",)), watch=Silent())
     apart = dataclasses.replace(config, experts=("sea",), out=config.out.with_name("apart"))
     assert updating.run(apart, watch=Silent()).result["experts"]["law"]["outcome"] == "not asked for"
     assert digests(config.library) == before
@@ -188,19 +190,43 @@ def test_the_command_shows_what_moved_and_ends_with_one_object(config, capsys):
     assert set(found) >= {"left", "untouched", "seconds", "router"}
 
 
+@pytest.mark.recipe
+def test_a_whole_model_is_trained_further_as_what_it_is(texts, pico_folder, tmp_path):
+    made = train.TrainConfig(
+        data=texts,
+        library=tmp_path / "forest",
+        base=str(pico_folder),
+        domains=("law", "sea"),
+        whole=True,
+        routers=False,
+        out=tmp_path / "out",
+        fit=FIT,
+        common=COMMON,
+    )
+    train.run(made, watch=Silent())
+    docs = tmp_path / "inbox"
+    docs.mkdir()
+    for number in range(100, 112):
+        (docs / f"{number}.txt").write_text(text("law", number))
+    before = digests(made.library)
+    config = updating.UpdateConfig(library=made.library, docs=docs, out=tmp_path / "run", fit=FIT, common=COMMON)
+    law = updating.run(config, watch=Silent()).result["experts"]["law"]
+    assert law["outcome"] == "updated"
+    assert law["perplexity_after"] < law["perplexity_before"]
+    card = Library(made.library).card("law")
+    assert (card.kind, card.parents) == ("whole", {"law": before["law"]})
+    assert digests(made.library)["sea"] == before["sea"]
+
+
 @pytest.mark.parametrize(
     ("fields", "match"),
     [({"kind": "ffn"}, "leave --kind out"), ({"rank": 4}, "leave --rank out"), ({"layers": "top:1"}, "leave --layers")],
 )
-def test_kind_and_sizes_are_the_experts_own(tmp_path, texts, pico, fields, match):
-    Library(tmp_path / "college", base=pico, base_reference=str(tmp_path))
-    pico.model.save_pretrained(tmp_path)
-    pico.tokenizer.save_pretrained(tmp_path)
-    config = updating.UpdateConfig(
-        library=tmp_path / "college", docs=texts, fit=dataclasses.replace(FIT, **fields), common=COMMON
-    )
+def test_kind_and_sizes_are_the_experts_own(tmp_path, fields, match):
+    fit = dataclasses.replace(FIT, **fields)
+    config = updating.UpdateConfig(library=tmp_path / "none", docs=tmp_path, fit=fit, common=COMMON)
     with pytest.raises(ConfigError, match=match):
-        updating.resolve_further(config, threads=1) if "kind" not in fields else updating.run(config, watch=Silent())
+        updating.run(config, watch=Silent())
 
 
 def test_an_empty_library_and_no_documents_are_refused(tmp_path, texts, pico_folder):

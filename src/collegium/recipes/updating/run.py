@@ -14,6 +14,7 @@ from typing import Any
 
 from tyro.conf import OmitArgPrefixes, Positional
 
+from collegium.core.cards import content_hash
 from collegium.core.errors import CollegiumError, ConfigError, TrainingError
 from collegium.data import Document, read_documents
 from collegium.experts import FitConfig, resolve
@@ -76,12 +77,13 @@ def run(config: UpdateConfig, *, watch: Watch) -> RunCard:
     start = time.perf_counter()
     if config.fit.kind != FitConfig().kind:
         raise ConfigError("every expert is trained further as what it is: leave --kind out.")
-    threads = config.common.apply_threads()
+    fit = resolve_further(config, threads=config.common.apply_threads())
     base, _ = open_library(config.library, config.common)
     library = Library(config.library, base=base)
+    for name in config.experts:
+        library.card(name)  # one that is not there is told
     documents = read_documents(config.docs, columns=config.columns or None)
-    fit = resolve_further(config, threads=threads)
-    folder = _folder(config, documents)
+    folder = _folder(config, documents, threads=fit.threads or 1)
     plan = _plan(config, base, library, documents, Parts(folder, read_only=config.dry_run), watch=watch)
     tasks, short = _tasks(config, plan, documents, folder)
     for name, mine in plan["mine"].items():
@@ -114,9 +116,10 @@ def resolve_further(config: UpdateConfig, *, threads: int) -> FitConfig:
     return dataclasses.replace(config.fit, seed=config.common.seed, threads=threads)
 
 
-def _folder(config: UpdateConfig, documents: Sequence[Document]) -> Path:
+def _folder(config: UpdateConfig, documents: Sequence[Document], *, threads: int) -> Path:
     """Return the run's folder: another for other documents, however their folder is called."""
-    named = dataclasses.replace(config, docs=Path(",".join(sorted(each.hash for each in documents))))
+    read = content_hash(sorted(each.hash for each in documents))
+    named = dataclasses.replace(config, docs=Path(read), common=dataclasses.replace(config.common, threads=threads))
     return run_folder(COMMAND, named, config.out)
 
 
