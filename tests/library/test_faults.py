@@ -17,11 +17,12 @@ from collegium.core import files
 from collegium.core.cards import ExpertCard
 from collegium.core.errors import ResourceError
 from collegium.experts import AdapterPayload, Expert, WholePayload
-from collegium.library import Library
+from collegium.library import Library, replace_expert
 from collegium.models import LoraWeights
 from collegium.testing.library import snapshot
 from collegium.testing.pico import random_base
 
+LAW = make_expert("law", 1).digest
 WRITING_CALLS = ("write", "fsync", "rename", "replace", "mkdir", "open", "unlink", "rmdir", "chmod", "fchmod")
 
 
@@ -47,6 +48,11 @@ def full():
     return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def replace(library):
+    """Put an expert in the place of `law`, as it is trained further from the one of the fixture."""
+    replace_expert(library, make_expert("law", 7, parents={"law": LAW}))
+
+
 def actions():
     """What is done to the library of the fixture, and what is there once it is done."""
     return {
@@ -56,6 +62,10 @@ def actions():
             lambda library: "new" in library and library.metrics("new") == [{"loss": 1.5}],
         ),
         "remove": (lambda library: library.remove("law"), lambda library: "law" not in library),
+        "replace": (
+            replace,
+            lambda library: "law" in library and library["law"].digest == make_expert("law", 7).digest,
+        ),
         "first router": (
             lambda library: library.save_router("fresh", {"x": torch.ones(2)}, {}),
             lambda library: "fresh" in library.router_names(),

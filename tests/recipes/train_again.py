@@ -20,7 +20,8 @@ def tell(line: str) -> None:
 def train(library: Path) -> int:
     texts, base = sys.argv[1:3]  # what follows is handed to the command
     words = ["train", texts, "--library", str(library), "--base", base, "--out", f"{library}-out"]
-    words += ["--rank", "4", "--window", "64", "--batch", "8", "--steps", "60", "--evaluate-every", "10"]
+    words += [] if "--joint" in sys.argv else ["--rank", "4"]
+    words += ["--window", "64", "--batch", "8", "--steps", "60", "--evaluate-every", "10"]
     words += ["--device", "cpu", "--dtype", "float32", "--threads", "1", *sys.argv[3:]]
     return main(words)
 

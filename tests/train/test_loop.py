@@ -1,6 +1,7 @@
 """Laws of the fit loop: resume, accumulation, early stop, faults."""
 
 import dataclasses
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -249,3 +250,45 @@ def test_every_epoch_reads_every_row_once_and_numbers_may_be_asked_in_any_order(
     assert not torch.equal(stream[:10], stream[10:])
     for number in (4, 0, 3):
         assert torch.equal(Epochs(10, 4, 3).rows(number), stream[4 * number : 4 * number + 4])
+
+
+def every_other(step: int) -> tuple[str, ...]:
+    """Return who is idle: `second` in every odd step."""
+    return ("second",) if step % 2 else ()
+
+
+def halves(folder: Path | None, *, until: int | None = None, weights: Parameters | None = None) -> Parameters:
+    weights = fresh() if weights is None else weights
+    checkpoints = None if folder is None else Checkpoints(folder, "idle", every=5)
+    config = LoopConfig(20, 0.05, weight_decay=0.5)
+
+    def loss(step: int, part: int) -> Loss:
+        del part
+        return Loss(sum((each - step % 3).square().sum() for each in weights.values()), 1)  # pyright: ignore[reportArgumentType]
+
+    fit(weights, loss, config=config, checkpoints=checkpoints, until=until, idle=every_other)
+    return weights
+
+
+def test_an_idle_parameter_is_left_to_the_bit_and_its_means_with_it():
+    seen = fresh()
+    before = {name: each.detach().clone() for name, each in seen.items()}
+    config = LoopConfig(1, 0.05, weight_decay=0.5)
+    everything = lambda step, part: Loss(sum(each.square().sum() for each in seen.values()), 1)  # noqa: E731
+    fit(seen, everything, config=config, idle=lambda step: {"second", "bias"})
+    assert torch.equal(seen["second"], before["second"])
+    assert torch.equal(seen["bias"], before["bias"])
+    assert not torch.equal(seen["first"], before["first"])
+
+
+def test_a_resumed_fit_knows_how_often_each_parameter_was_idle(tmp_path):
+    straight = halves(None)
+    halves(tmp_path, until=9)
+    assert equal(halves(tmp_path), straight)
+
+
+def test_the_law_rejects_counting_updates_that_a_parameter_sat_out(tmp_path, monkeypatch):
+    straight = halves(None)
+    halves(tmp_path, until=9)
+    monkeypatch.setattr("collegium.train.loop.Counter", lambda names: defaultdict(int))
+    assert not equal(halves(tmp_path), straight)

@@ -11,6 +11,8 @@ from collegium.claims.chain import TOY_CHAIN
 from collegium.claims.clusters import TOY_CLUSTERS
 from collegium.claims.continual import TOY_STREAM
 from collegium.claims.continual_laws import CONTINUAL_LAWS
+from collegium.claims.demix import TOY_DEMIX
+from collegium.claims.demix_laws import DEMIX_LAWS
 from collegium.claims.experiment import Experiment
 from collegium.claims.gate_laws import GATE_LAWS
 from collegium.claims.laws import LAWS
@@ -24,6 +26,7 @@ from collegium.claims.small_algebra import algebra_experiment
 from collegium.claims.small_algebra_setup import AlgebraSettings
 from collegium.claims.small_setup import SmallSettings, SmallTexts
 from collegium.claims.small_texts import DOMAINS, demo_texts
+from collegium.claims.splits import TOY_SPLITS
 from collegium.claims.toy import TOY_BIGRAMS
 from collegium.core.cache import cache_folder
 from collegium.models import Base, load_base
@@ -44,7 +47,7 @@ def _small_texts() -> SmallTexts:
     return demo_texts(cache_folder() / "claims-texts")
 
 
-_LAWS = {**LAWS, **GATE_LAWS, **ARITHMETIC, **COUNTS, **REWARD_LAWS, **ALIGN_LAWS, **CONTINUAL_LAWS}
+_LAWS = {**LAWS, **GATE_LAWS, **ARITHMETIC, **COUNTS, **REWARD_LAWS, **ALIGN_LAWS, **CONTINUAL_LAWS, **DEMIX_LAWS}
 
 EXPERIMENTS: Mapping[str, Experiment] = {
     "toy_bigrams": TOY_BIGRAMS,
@@ -58,5 +61,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "small_align": SMALL_ALIGN,
     "toy_chain": TOY_CHAIN,
     "toy_stream": TOY_STREAM,
+    "toy_demix": TOY_DEMIX,
+    "toy_splits": TOY_SPLITS,
     **{f"law_{name}": law for name, law in _LAWS.items()},
 }

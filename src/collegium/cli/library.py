@@ -1,4 +1,4 @@
-"""`library list / show / add / remove / merge / verify / derive / export`: keep a library."""
+"""`library list / show / add / remove / update / merge / verify / derive / export`: keep a library."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,6 +15,7 @@ from collegium.cli.export import EXPORT
 from collegium.cli.merge_models import MERGE_MODELS
 from collegium.cli.merging import MERGE
 from collegium.cli.output import Outcome
+from collegium.cli.update import UPDATE
 from collegium.core.errors import ConfigError, LibraryError
 from collegium.experts import Expert, convert_peft, foreign_kind, is_peft_folder
 from collegium.library import Library, Lineage, check_place, received
@@ -329,6 +330,7 @@ LIBRARY = Group(
         "show": Command(ShowConfig, run_show),
         "add": Command(AddConfig, run_add),
         "remove": Command(RemoveConfig, run_remove),
+        "update": UPDATE,
         "merge": MERGE,
         "verify": Command(VerifyConfig, run_verify),
         "derive": DERIVE,

@@ -16,7 +16,7 @@ from collegium.data.preference_pull import PREFERENCE_DOMAINS, pull_hub, pull_pr
 from collegium.data.preference_reading import preferences_from_dataset, preferences_from_rows, read_preferences
 from collegium.data.preference_report import PreferenceDescription, PreferenceDomain, describe_preferences
 from collegium.data.preferences import Pair, PairCorpus, PairDomain, PairSplit, take_pairs
-from collegium.data.reading import read_domains
+from collegium.data.reading import read_documents, read_domains
 from collegium.data.synthetic_preferences import conflicting_domains, toy_domains
 from collegium.data.task_pull import TASK_DOMAINS, pull_tasks
 from collegium.data.text_tasks import TaskRow, TextTask, read_tasks, text_task
@@ -71,6 +71,7 @@ __all__ = [
     "pull_preferences",
     "pull_tasks",
     "purity",
+    "read_documents",
     "read_domains",
     "read_hub",
     "read_labelled",

@@ -45,6 +45,22 @@ def read_domains(path: str | Path, *, columns: Mapping[str, str] | None = None) 
     )
 
 
+def read_documents(path: str | Path, *, columns: Mapping[str, str] | None = None) -> tuple[Document, ...]:
+    """Return the documents of a folder, however they are named or sorted, or of a file; each once.
+
+    In a folder each file is one document, of rows one each row. A single text file is cut at blank lines, as one that
+    is a whole domain is. Raises DataError for whatever cannot be read, or when there is none.
+    """
+    root, renamed = Path(path), check_columns(columns)
+    if not root.exists():
+        raise DataError(f"{root} does not exist; give a folder or a file of texts. Check the path.")
+    found, _ = _folder_documents(root, renamed) if root.is_dir() else _file_documents(root, renamed)
+    documents = [each for each in found if each.origin != str(root / SOURCES_FILE)]
+    if not documents:
+        raise DataError(f"{root} holds no text; give a folder with one document in each file, or a file of texts.")
+    return tuple({each.hash: each for each in reversed(documents)}.values())[::-1]
+
+
 def domain_parts(root: Path, *, supported: str) -> list[Path]:
     """Return the sub-folders and files of a folder of domains; raises DataError when there are none.
 
@@ -84,6 +100,14 @@ def supported_files() -> str:
 
 
 def _domain_of_file(path: Path, columns: Mapping[str, str], sources: Mapping[str, tuple[Source, ...]]) -> Domain:
+    documents, empty = _file_documents(path, columns)
+    if not documents:
+        raise DataError(f"{path} is empty; a domain needs at least three documents. Fill the file or take it away.")
+    return _domain(domain_name(path), documents, empty, sources)
+
+
+def _file_documents(path: Path, columns: Mapping[str, str]) -> tuple[list[Document], int]:
+    """Return the documents of a file that holds several, and how many were empty."""
     suffix = path.suffix.lower()
     if suffix in ROW_SUFFIXES:
         documents, empty = read_rows(path, columns=columns, where=str(path))
@@ -96,12 +120,20 @@ def _domain_of_file(path: Path, columns: Mapping[str, str], sources: Mapping[str
             f"{path}: a file that is a domain is {supported_files()}, got {suffix or 'no suffix'!r}. Convert it, put "
             "it into a sub-folder if it is a plain text, or hide it with a leading dot."
         )
-    if not documents:
-        raise DataError(f"{path} is empty; a domain needs at least three documents. Fill the file or take it away.")
-    return _domain(domain_name(path), documents, empty, sources)
+    return documents, empty
 
 
 def _domain_of_folder(path: Path, columns: Mapping[str, str], sources: Mapping[str, tuple[Source, ...]]) -> Domain:
+    documents, empty = _folder_documents(path, columns)
+    if not documents:
+        raise DataError(
+            f"{path} holds no text; a domain is a folder with one document in each file. Fill it or take it away."
+        )
+    return _domain(path.name, documents, empty, sources)
+
+
+def _folder_documents(path: Path, columns: Mapping[str, str]) -> tuple[list[Document], int]:
+    """Return the documents of a folder, and how many files and rows were empty."""
     documents, empty = [], 0
     for file in files_below(path):
         if file.suffix.lower() in ROW_SUFFIXES:
@@ -114,11 +146,7 @@ def _domain_of_folder(path: Path, columns: Mapping[str, str], sources: Mapping[s
             documents.append(Document(text=text, origin=str(file)))
         else:
             empty += 1
-    if not documents:
-        raise DataError(
-            f"{path} holds no text; a domain is a folder with one document in each file. Fill it or take it away."
-        )
-    return _domain(path.name, documents, empty, sources)
+    return documents, empty
 
 
 def _domain(name: str, documents: list[Document], empty: int, sources: Mapping[str, tuple[Source, ...]]) -> Domain:

@@ -4,6 +4,7 @@ from collegium.experts.average import average_experts, average_whole, parents_of
 from collegium.experts.conversion import convert_peft, foreign_kind
 from collegium.experts.fit import Origin, Trained, fit_documents, fit_domain, fit_expert, fit_union
 from collegium.experts.folder import check_base, check_expert, is_peft_folder, load_expert, read_card, save_expert
+from collegium.experts.joint_fit import JointFit, JointTraining, fit_dense, fit_joint
 from collegium.experts.payloads import AdapterPayload, Expert, MtaPayload, WholePayload, adapter_payload, payload_digest
 from collegium.experts.peft_folder import read_peft, write_peft
 from collegium.experts.recipe import FitConfig, resolve
@@ -18,6 +19,8 @@ __all__ = [
     "Executor",
     "Expert",
     "FitConfig",
+    "JointFit",
+    "JointTraining",
     "Keep",
     "MtaPayload",
     "Origin",
@@ -33,10 +36,12 @@ __all__ = [
     "check_base",
     "check_expert",
     "convert_peft",
+    "fit_dense",
     "fit_documents",
     "fit_domain",
     "fit_expert",
     "fit_experts",
+    "fit_joint",
     "fit_union",
     "fit_whole",
     "fit_whole_documents",

@@ -20,6 +20,7 @@ from collegium.core.cards import ExpertCard, Kind, Source, content_hash
 from collegium.core.errors import DataError
 from collegium.core.names import check_name
 from collegium.data import Corpus, Document, Domain
+from collegium.experts.begin import copied_adapter, settings_like
 from collegium.experts.fresh import fresh_adapter, with_tensors
 from collegium.experts.objective import Objective, Texts, text_objective, windows_hash
 from collegium.experts.payloads import Expert, adapter_payload
@@ -160,6 +161,7 @@ def fit_documents(
     name: str,
     label: str | None = None,
     origin: Origin = Origin(),
+    begin: Expert | None = None,
     checkpoint: Path | None = None,
     logger: Logger | None = None,
 ) -> Trained:
@@ -167,14 +169,19 @@ def fit_documents(
 
     label: the name under which everything random is drawn; default = the expert's for the order in which it reads, and
     one name for the first weights of all.
+    begin: the small expert whose copy is trained further, a parent on the new card; the new one is of its kind and
+    sizes. Default = fresh weights.
     """
+    if begin is not None:
+        config = settings_like(begin, config)
+        origin = dataclasses.replace(origin, parents={**(origin.parents or {}), begin.name: begin.digest})
     return _fit(
         base,
         {label or name: Texts(train, dev)},
         config=config,
         name=name,
         label=label or name,
-        start=label or ALIKE,
+        start=begin or label or ALIKE,
         origin=origin,
         checkpoint=checkpoint,
         logger=logger,
@@ -188,7 +195,7 @@ def _fit(
     config: FitConfig,
     name: str,
     label: str,
-    start: str = ALIKE,
+    start: str | Expert = ALIKE,
     origin: Origin,
     checkpoint: Path | None,
     logger: Logger | None,
@@ -198,7 +205,10 @@ def _fit(
     recipe = recipe_of(config, config.kind, base)
     with using_threads(config.threads or 1), memory_errors(memory_flags(config, config.kind)):
         objective = text_objective(base, RowPlan.one(BEING_FITTED), texts=texts, config=config, label=label)
-        adapter = fresh_adapter(base, config, start, tokens=objective.train.tokens)
+        if isinstance(start, Expert):
+            adapter = copied_adapter(base, start)
+        else:
+            adapter = fresh_adapter(base, config, start, tokens=objective.train.tokens)
         weights = {f"{path}.{key}": each for path, part in adapter.items() for key, each in part.tensors.items()}
         base.attach(BEING_FITTED, adapter)
         try:

@@ -41,6 +41,7 @@ class Task:
 
     folder: where it may leave checkpoints.
     branch: where a whole model begins; None = a small expert is made.
+    begin:  the expert whose copy a small one begins with; None = fresh weights.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Task:
     folder: Path
     origin: Origin = field(default_factory=Origin)
     branch: Branch | None = None
+    begin: Expert | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -113,7 +115,7 @@ class ReportingLogger:
 
 def perform(base: Base, task: Task, *, report: Report) -> Trained:
     """Return the expert of a task, having gone on from its checkpoints."""
-    fit = fit_documents
+    fit = functools.partial(fit_documents, begin=task.begin)
     if task.branch is not None:
         fit = functools.partial(fit_whole_documents, parents=task.branch.parents, weights=task.branch.weights)
     return fit(
@@ -158,6 +160,7 @@ def fit_experts(
     work: Path,
     workers: int = 1,
     branch: Callable[[Domain], Branch] | None = None,
+    begin: Callable[[Domain], Expert | None] | None = None,
     keep: Keep | None = None,
     report: Report | None = None,
 ) -> list[Outcome]:
@@ -166,6 +169,7 @@ def fit_experts(
     work:    a folder for checkpoints; the same call goes on from there after any interruption.
     workers: processes at once; the threads torch uses here are divided among them unless the recipe names a number.
     branch:  where a domain's whole model begins; None = small experts are made.
+    begin:   the expert whose copy a domain's small one begins with; None = fresh weights.
     keep:    called here with each expert as soon as it is made: puts it into a library and returns it from there, for
              the outcome; its checkpoints are deleted then. An error of `keep` is that expert's outcome. Without it
              everything stays in `work`.
@@ -187,7 +191,8 @@ def fit_experts(
         try:
             with using_threads(config.threads or 1):
                 start = None if branch is None else branch(domain)
-            tasks.append(domain_task(domain, config, work, branch=start))
+                copied = None if begin is None else begin(domain)
+            tasks.append(domain_task(domain, config, work, branch=start, begin=copied))
         except Exception as error:  # noqa: BLE001 - handed to the caller with the outcome
             failed.append(Outcome(domain.name, error=told(error)))
     made = run_tasks(base, tasks, workers=workers, keep=keep, report=report)
@@ -218,10 +223,12 @@ def run_tasks(
     return [outcomes[name] for name in names]
 
 
-def domain_task(domain: Domain, config: FitConfig, work: Path, *, branch: Branch | None = None) -> Task:
+def domain_task(
+    domain: Domain, config: FitConfig, work: Path, *, branch: Branch | None = None, begin: Expert | None = None
+) -> Task:
     """Return the task of making a domain's expert; raises DataError under three documents."""
     split, folder = domain.split(), work / domain.name
-    return Task(domain.name, split.train, split.dev, config, folder, Origin.of(domain), branch)
+    return Task(domain.name, split.train, split.dev, config, folder, Origin.of(domain), branch, begin)
 
 
 def clear_away(folder: Path) -> None:

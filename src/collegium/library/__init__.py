@@ -8,6 +8,7 @@ from collegium.library.lineage import Lineage, Shown
 from collegium.library.manifest import Defaults, check_place
 from collegium.library.parameter_clusters import ClusterSettings, ParameterClusters, parameter_clusters
 from collegium.library.removal import Removal
+from collegium.library.replacement import check_descendants, replace_expert
 from collegium.library.subtraction import subtract_general
 
 __all__ = [
@@ -23,10 +24,12 @@ __all__ = [
     "Shown",
     "UnverifiedBase",
     "adapter_prototypes",
+    "check_descendants",
     "check_place",
     "forget_prototypes",
     "parameter_clusters",
     "prototypes",
     "received",
+    "replace_expert",
     "subtract_general",
 ]

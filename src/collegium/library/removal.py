@@ -12,6 +12,7 @@ from pathlib import Path
 
 from collegium.core.files import discard, set_aside, sweep, write_text
 from collegium.core.names import is_name
+from collegium.library.replacement import finish_replacements
 
 JOURNAL_FILE = ".removing.json"
 
@@ -60,9 +61,10 @@ def carry_out(root: Path) -> None:
 
 
 def mend(root: Path) -> None:
-    """Finish a removal and delete what dead writers left; the library's lock must be held."""
+    """Finish a removal or an exchange and delete what dead writers left; the library's lock must be held."""
     if os.path.lexists(root / JOURNAL_FILE):
         carry_out(root)
+    finish_replacements(root)
     sweep(root)
 
 

@@ -4,7 +4,7 @@ from collegium.train.budget import steps_of_budget
 from collegium.train.checkpoints import Checkpoints, Snapshot
 from collegium.train.history import DivergenceWatch, Evaluation, History, Step, history_from_json
 from collegium.train.loggers import JsonlLogger, Logger, MemoryLogger, NullLogger, SeveralLoggers, TensorBoardLogger
-from collegium.train.loop import Companion, Fit, Loss, fit
+from collegium.train.loop import Companion, Fit, Idle, Loss, fit
 from collegium.train.order import Epochs
 from collegium.train.settings import LoopConfig, check_rules, learning_rate_at
 
@@ -16,6 +16,7 @@ __all__ = [
     "Evaluation",
     "Fit",
     "History",
+    "Idle",
     "JsonlLogger",
     "Logger",
     "LoopConfig",

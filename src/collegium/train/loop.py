@@ -5,12 +5,15 @@ Notable choices
   so a fit resumes exactly from its weights, AdamW's two means, its history and what a companion carries.
 - Parts of a step give a sum and a count; gradients are summed and divided once, so that accumulation over parts of
   unequal counts equals one large batch.
+- A parameter that is idle in a step is as if it were not there: no gradient, no decay, no move of AdamW's means, and
+  its own count of updates.
 - The weights before the first step are a candidate for the best: a fit never gives back something worse than its
   start on the held-out loss.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -52,6 +55,10 @@ class Companion(Protocol):
         ...
 
 
+Idle = Callable[[int], Collection[str]]
+"""Step (from 0) -> the parameters that its update leaves as they are."""
+
+
 @dataclass(frozen=True)
 class Fit:
     """What came of a fit: its history, the step whose weights are in place, and why it ended."""
@@ -70,8 +77,9 @@ class _Run:
         config: LoopConfig,
         rates: Mapping[str, float],
         companion: Companion | None,
+        idle: Idle,
     ) -> None:
-        self.parameters, self.config, self.companion = parameters, config, companion
+        self.parameters, self.config, self.companion, self.idle = parameters, config, companion, idle
         self.steps: list[Step] = []
         self.evaluations: list[Evaluation] = []
         self.best = {name: tensor.detach().clone() for name, tensor in parameters.items()}
@@ -114,10 +122,11 @@ class _Run:
         if self.companion:
             self.companion.restore(snapshot.tensors["companion"], snapshot.numbers)
         self.best = {name: snapshot.tensors["best"][name].to(tensor) for name, tensor in self.parameters.items()}
+        rested = Counter(name for step in range(snapshot.step) for name in self.idle(step))
         for name, mean in snapshot.tensors["first"].items():
             tensor = self.parameters[name]
             self.optimiser.state[tensor] = {
-                "step": torch.tensor(float(snapshot.step), device=tensor.device),
+                "step": torch.tensor(float(snapshot.step - rested[name]), device=tensor.device),
                 "exp_avg": mean.to(tensor),
                 "exp_avg_sq": snapshot.tensors["second"][name].to(tensor),
             }
@@ -159,6 +168,7 @@ def fit(
     until: int | None = None,
     rates: Mapping[str, float] | None = None,
     companion: Companion | None = None,
+    idle: Idle | None = None,
 ) -> Fit:
     """Return the history of a fit that changes `parameters` in place; they end at their best held-out loss.
 
@@ -168,6 +178,7 @@ def fit(
     until:             pause after this many steps in all, with a checkpoint and the weights of that step.
     rates:             parameter -> what its learning rate is multiplied by, where that is not 1.
     companion:         what losses depend on besides weights and number; it is part of every checkpoint.
+    idle(step):        the parameters that update `step` leaves as they are; must depend on that number alone.
 
     Raises TrainingError when a loss or gradient is not finite or the fit diverged, ResourceError when another process
     is at a fit with the same checkpoints.
@@ -178,13 +189,19 @@ def fit(
     >>> done.step, weight.detach().round(decimals=2)
     (200, tensor([1., 1.]))
     """
-    run, logger = _Run(parameters, config, rates or {}, companion), logger or NullLogger()
+    run = _Run(parameters, config, rates or {}, companion, idle or _nobody)
+    logger = logger or NullLogger()
     with checkpoints.held() if checkpoints else nullcontext():
         found = checkpoints.latest() if checkpoints else None
         if found:
             run.restore(found)
         ended = _steps(run, loss, evaluate, checkpoints, logger, until=config.steps if until is None else until)
     return _finish(run, ended)
+
+
+def _nobody(step: int) -> Collection[str]:
+    del step
+    return ()
 
 
 def _steps(
@@ -258,7 +275,10 @@ def _gradient(run: _Run, loss: Callable[[int, int], Loss]) -> Step:
             total, count = total + each.total.item(), count + each.count
     value = total / max(count, 1)
     _check_finite(value, "loss", run)
-    tensors = list(run.parameters.values())
+    resting = run.idle(number)
+    tensors = [tensor for name, tensor in run.parameters.items() if name not in resting]
+    for name in resting:
+        run.parameters[name].grad = None  # AdamW passes over it
     for tensor in tensors:
         tensor.grad = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad.div_(max(count, 1))
     norm = float(torch.nn.utils.clip_grad_norm_(tensors, run.config.clip))

@@ -1,0 +1,1 @@
+"""`library update`: incoming documents to their experts."""
