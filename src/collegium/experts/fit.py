@@ -17,19 +17,23 @@ from typing import Any, Literal
 from torch import Tensor
 
 from collegium.core.cards import ExpertCard, Kind, Source, content_hash
-from collegium.core.errors import DataError
+from collegium.core.errors import DataError, IncompatibleExpert
 from collegium.core.names import check_name
 from collegium.data import Corpus, Document, Domain
+from collegium.experts.average import joined_documents, parents_of
 from collegium.experts.fresh import fresh_adapter, with_tensors
 from collegium.experts.objective import Objective, Texts, text_objective, windows_hash
-from collegium.experts.payloads import Expert, adapter_payload
+from collegium.experts.payloads import AdapterPayload, Expert, adapter_payload
 from collegium.experts.recipe import FitConfig, loop_config, memory_flags, recipe_of, resolve, using_threads
 from collegium.experts.trunk_cache import trunk_cached
-from collegium.models import Base, RowPlan, memory_errors
+from collegium.models import Adapter, Base, RowPlan, memory_errors
 from collegium.train import Checkpoints, Fit, History, Logger, fit
 
 BEING_FITTED = ".being-fitted"
 """The name a new expert is attached under while it is trained; no name of an expert can begin with a dot."""
+
+FURTHER = "go on with"
+"""What the recipe's method begins with where an expert began as another."""
 
 ALIKE = "all experts"
 """The name under which the first weights of every expert are drawn."""
@@ -151,6 +155,51 @@ def fit_union(
     return _fit(base, texts, config=config, name=name, label=name, origin=origin, checkpoint=checkpoint, logger=logger)
 
 
+def fit_further(
+    base: Base,
+    expert: Expert,
+    corpus: Corpus,
+    *,
+    config: FitConfig,
+    name: str | None = None,
+    checkpoint: Path | None = None,
+    logger: Logger | None = None,
+) -> Trained:
+    """Return a small expert that begins as another and goes on with the documents of domains, as many tokens of each.
+
+    The other stays what it is. The card has its domain, names it as the parent and lists its documents too.
+    config: of the other's kind, rank and layers. name: default = the other's.
+
+    Raises what `fit_union` raises, and IncompatibleExpert for a whole model, a head, or settings of another kind.
+    """
+    payload = expert.payload
+    if not isinstance(payload, AdapterPayload) or payload.head is not None or payload.kind != config.kind:
+        raise IncompatibleExpert(
+            f"expert {expert.name!r} is of kind {payload.kind!r} for {expert.card.task}; language experts that are "
+            f"small changes of the base go on, with settings of their own kind, got {config.kind!r}."
+        )
+    texts = {each.name: Texts.of(each) for each in corpus}
+    added = Origin.of_several(tuple(corpus))
+    origin = Origin(
+        expert.card.domain,
+        tuple(dict.fromkeys((*expert.card.sources, *added.sources))),
+        joined_documents([expert.card.documents, added.documents or {}]),
+        parents_of([expert]),
+    )
+    name = name or expert.name
+    return _fit(
+        base,
+        texts,
+        config=config,
+        name=name,
+        label=name,
+        first=payload.adapter,
+        origin=origin,
+        checkpoint=checkpoint,
+        logger=logger,
+    )
+
+
 def fit_documents(
     base: Base,
     train: Sequence[Document],
@@ -189,6 +238,7 @@ def _fit(
     name: str,
     label: str,
     start: str = ALIKE,
+    first: Adapter | None = None,
     origin: Origin,
     checkpoint: Path | None,
     logger: Logger | None,
@@ -196,9 +246,14 @@ def _fit(
     check_name(name)
     config = resolve(config)
     recipe = recipe_of(config, config.kind, base)
+    if first is not None:
+        recipe |= {"method": f"{FURTHER} {config.kind}"}
     with using_threads(config.threads or 1), memory_errors(memory_flags(config, config.kind)):
         objective = text_objective(base, RowPlan.one(BEING_FITTED), texts=texts, config=config, label=label)
-        adapter = fresh_adapter(base, config, start, tokens=objective.train.tokens)
+        if first is None:
+            adapter = fresh_adapter(base, config, start, tokens=objective.train.tokens)
+        else:
+            adapter = with_tensors(first, lambda each: each.detach().to(base.device, copy=True).requires_grad_())
         weights = {f"{path}.{key}": each for path, part in adapter.items() for key, each in part.tensors.items()}
         base.attach(BEING_FITTED, adapter)
         try:
