@@ -1,4 +1,4 @@
-"""`library list / show / add / remove / update / merge / verify / derive / export`: keep a library."""
+"""`library list / show / add / remove / update / grow / merge / verify / derive / export`: keep a library."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,6 +12,7 @@ from collegium.cli.command import Command, Group
 from collegium.cli.console import Screen
 from collegium.cli.derive import DERIVE
 from collegium.cli.export import EXPORT
+from collegium.cli.growing import GROW
 from collegium.cli.merge_models import MERGE_MODELS
 from collegium.cli.merging import MERGE
 from collegium.cli.output import Outcome
@@ -331,6 +332,7 @@ LIBRARY = Group(
         "add": Command(AddConfig, run_add),
         "remove": Command(RemoveConfig, run_remove),
         "update": UPDATE,
+        "grow": GROW,
         "merge": MERGE,
         "verify": Command(VerifyConfig, run_verify),
         "derive": DERIVE,

@@ -20,6 +20,7 @@ from collegium.core.cards import ExpertCard, Kind, Source, content_hash
 from collegium.core.errors import DataError
 from collegium.core.names import check_name
 from collegium.data import Corpus, Document, Domain
+from collegium.experts.average import joined_documents, parents_of
 from collegium.experts.begin import copied_adapter, settings_like
 from collegium.experts.fresh import fresh_adapter, with_tensors
 from collegium.experts.objective import Objective, Texts, text_objective, windows_hash
@@ -31,6 +32,10 @@ from collegium.train import Checkpoints, Fit, History, Logger, fit
 
 BEING_FITTED = ".being-fitted"
 """The name a new expert is attached under while it is trained; no name of an expert can begin with a dot."""
+
+
+FURTHER = "go on with"
+"""Begins the method of an expert that began as another, where one from the start has "fit"."""
 
 ALIKE = "all experts"
 """The name under which the first weights of every expert are drawn."""
@@ -152,6 +157,45 @@ def fit_union(
     return _fit(base, texts, config=config, name=name, label=name, origin=origin, checkpoint=checkpoint, logger=logger)
 
 
+def fit_further(
+    base: Base,
+    expert: Expert,
+    corpus: Corpus,
+    *,
+    config: FitConfig,
+    name: str | None = None,
+    checkpoint: Path | None = None,
+    logger: Logger | None = None,
+) -> Trained:
+    """Return a small expert that begins as another and goes on with the documents of domains, as many tokens of each.
+
+    The other stays what it is. The card has its domain, names it as the parent and lists its documents too.
+    config: of the other's kind, rank and layers. name: default = the other's.
+
+    Raises what `fit_union` raises, and IncompatibleExpert for a whole model, a head, or settings of another kind.
+    """
+    texts = {each.name: Texts.of(each) for each in corpus}
+    added, config = Origin.of_several(tuple(corpus)), settings_like(expert, config)
+    origin = Origin(
+        expert.card.domain,
+        tuple(dict.fromkeys((*expert.card.sources, *added.sources))),
+        joined_documents([expert.card.documents, added.documents or {}]),
+        parents_of([expert]),
+    )
+    name = name or expert.name
+    return _fit(
+        base,
+        texts,
+        config=config,
+        name=name,
+        label=name,
+        start=expert,
+        origin=origin,
+        checkpoint=checkpoint,
+        logger=logger,
+    )
+
+
 def fit_documents(
     base: Base,
     train: Sequence[Document],
@@ -203,6 +247,8 @@ def _fit(
     check_name(name)
     config = resolve(config)
     recipe = recipe_of(config, config.kind, base)
+    if isinstance(start, Expert):
+        recipe |= {"method": f"{FURTHER} {config.kind}"}
     with using_threads(config.threads or 1), memory_errors(memory_flags(config, config.kind)):
         objective = text_objective(base, RowPlan.one(BEING_FITTED), texts=texts, config=config, label=label)
         if isinstance(start, Expert):
