@@ -220,6 +220,7 @@ def test_pull_writes_pairs_of_code_without_a_network(ask, tmp_path):
         (["--hub", "hh", "--rows", "-1"], "--rows is for --hub"),
         (["--hub", "hhh"], "Did you mean 'hh'"),
         (["--hub", "hh"], "cannot be fetched"),
+        (["--hub", "wos"], "data pull FOLDER --labelled"),
         (["--preferences", "--domains", "cod"], "Did you mean 'code'"),
     ],
 )

@@ -30,6 +30,8 @@ from collegium.data import (
     read_preferences,
     read_tasks,
 )
+from collegium.data.labelled_hub import LABELLED_HUB
+from collegium.data.labelled_pull import pull_labelled_hub
 from collegium.models import load_tokenizer
 from collegium.recipes.common import Common
 
@@ -53,7 +55,8 @@ class PullConfig:
     domains: tuple[str, ...] = ()
     """With --preferences or --labelled: these alone."""
     hub: str = ""
-    """Preference pairs of the Hugging Face hub: hh, reward-bench, shp, summaries or webgpt, or NAME@COMMIT."""
+    """Of the Hugging Face hub, preference pairs: hh, reward-bench, shp, summaries or webgpt, or NAME@COMMIT; labelled
+    tasks: afrisenti, mtl5, superni or wos."""
     rows: int = 0
     """With --hub: read at most so many rows of each domain; 0 = all."""
     dry_run: bool = False
@@ -67,7 +70,7 @@ def run_pull(config: PullConfig, screen: Screen) -> Outcome:
     _check_pull(config)
     if config.tasks:
         return _pull_domain(config, screen)
-    if config.labelled:
+    if config.labelled or config.hub in LABELLED_HUB:
         return _pull_tasks(config, screen)
     if config.preferences or config.hub:
         return _pull_pairs(config, screen)
@@ -113,11 +116,14 @@ def _pull_domain(config: PullConfig, screen: Screen) -> Outcome:
 
 
 def _pull_tasks(config: PullConfig, screen: Screen) -> Outcome:
-    names = config.domains or LABELLED_TASKS
+    names = tuple(LABELLED_HUB[config.hub]) if config.hub else config.domains or LABELLED_TASKS
     if config.dry_run:
         screen.say(f"would write the labelled tasks {', '.join(names)} to {config.folder}")
         return Outcome({"folder": str(config.folder), "domains": list(names)})
-    folder = pull_labelled(config.folder, tasks=names, progress=screen.say)
+    if config.hub:
+        folder = pull_labelled_hub(config.folder, config.hub, rows=config.rows or None, progress=screen.say)
+    else:
+        folder = pull_labelled(config.folder, tasks=names, progress=screen.say)
     rows = [
         {"name": task.name, "train": len(task.train), "test": len(task.test), "labels": list(task.labels)}
         for task in read_labelled(folder)
