@@ -67,6 +67,7 @@ def fit_tasks(
     steps: int,
     rate: float,
     rates: Mapping[str, float] | None = None,
+    measures: int | None = None,
     folder: Path | None = None,
     label: str,
     logger: Logger | None = None,
@@ -75,7 +76,7 @@ def fit_tasks(
 
     Raises TrainingError when a loss is not finite or the fit diverges.
     """
-    loop = config.loop(steps, rate)
+    loop = config.loop(steps, rate, measures=measures)
     checkpoints = None
     if folder is not None:
         texts = [pool.texts for pool in (objective.train, objective.dev)]

@@ -3,7 +3,8 @@
 Stage 1 (intra-task): adapter i is trained on task i alone, at weight 1: one-hot gates. What it comes to depends on
 its own rows, the base and the settings, on nothing of the other tasks, nor on their order.
 Stage 2 (inter-task): base and adapters are frozen; gates and the tasks' vectors are trained on the rows of all tasks,
-from even weights on, in a share of the steps.                                       [xie2023alter; our reading]
+from even weights on, in a share of the steps; what they come to is measured before and after alone, for looking at dev
+rows more often would take longer than the steps.                                    [xie2023alter; our reading]
 The router is a logistic regression on the mean states of the prompts, fitted beside; nothing else depends on it.
 """
 
@@ -78,7 +79,7 @@ class Workshop:
             gates = fresh_gates(lessons.base, first, lessons.names, lessons.config)
             with attached_as(lessons.base, dict(zip(self.keys, adapters.values(), strict=True))):
                 rate = lessons.config.gate_learning_rate
-                self.fit("gates", self.gated(gates), gates.weights, steps=steps, rate=rate)
+                self.fit("gates", self.gated(gates), gates.weights, steps=steps, rate=rate, measures=1)
             self._gates = _frozen(gates)
         return self._gates
 
@@ -105,6 +106,7 @@ class Workshop:
         steps: int,
         rate: float,
         rates: Mapping[str, float] | None = None,
+        measures: int | None = None,
         task: int | None = None,
     ) -> Fit:
         """Return a fit on the rows of all tasks, or of one, and note what it went through."""
@@ -124,6 +126,7 @@ class Workshop:
                     steps=steps,
                     rate=rate,
                     rates=rates,
+                    measures=measures,
                     folder=self.folder,
                     label=label,
                     logger=logger,
