@@ -15,8 +15,8 @@ from collegium.tasks.multitask.encoding import scored_tokens
 from collegium.tasks.multitask.lessons import Pool
 from collegium.train import Checkpoints, Epochs, Fit, Logger, Loss, fit
 
-Plan = Callable[[Int[Tensor, " row"], Callable[[], Float[Tensor, "row hidden"]]], RowPlan]
-"""Given the numbers of some rows' tasks, and what gives the mean states of their prompts, returns how they are run."""
+Plan = Callable[[Int[Tensor, " row"], Callable[[], Float[Tensor, "row two_hidden"]]], RowPlan]
+"""Given the numbers of some rows' tasks, and what gives their prompts' `pooled_states`, returns how they are run."""
 
 
 def row_nats(

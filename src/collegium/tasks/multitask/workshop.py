@@ -5,7 +5,7 @@ its own rows, the base and the settings, on nothing of the other tasks, nor on t
 Stage 2 (inter-task): base and adapters are frozen; gates and the tasks' vectors are trained on the rows of all tasks,
 from even weights on, in a share of the steps; what they come to is measured before and after alone, for looking at dev
 rows more often would take longer than the steps.                                    [xie2023alter; our reading]
-The router is a logistic regression on the mean states of the prompts, fitted beside; nothing else depends on it.
+The router is a logistic regression on mean and last of the prompts' states, fitted beside; nothing else depends on it.
 """
 
 import time
@@ -84,7 +84,7 @@ class Workshop:
         return self._gates
 
     def router(self) -> HeadWeights:
-        """Return what tells the task of a prompt from its mean state."""
+        """Return what tells the task of a prompt from its states."""
         if self._router is None:
             self._router = self._fitted_router()
         return self._router
