@@ -119,7 +119,7 @@ def test_each_row_is_told_its_own(base, expert):
 
 
 def test_a_task_not_given_is_told_from_the_context(base, expert):
-    payload = replace(expert.payload, router=HeadWeights(torch.zeros(3, 64), torch.tensor([-50.0, 50.0, -50.0])))
+    payload = replace(expert.payload, router=HeadWeights(torch.zeros(3, 128), torch.tensor([-50.0, 50.0, -50.0])))
     model = open_task_mixture(base, Expert(expert.card, payload))
     assert model.task_log_probs(TOKENS).argmax(-1).tolist() == [1, 1, 1]
     assert torch.allclose(model.logprobs(TOKENS, context=3), model.given("code").logprobs(TOKENS), atol=1e-5)

@@ -3,8 +3,8 @@ which task a text is of.
 
     out = h + FFN(h) + sum_i alpha_i(h, task) Adapter_i(h)        [xie2023alter; our reading, papers.md 5]
 
-The task is given, or told from the prompt: a linear classifier on the mean of the base's states of the context, taken
-where they enter the first block that has adapters. Then the gates are told the tasks' vectors, weighed by how likely
+The task is given, or told from the prompt: a linear classifier on mean and last of the base's states of the context,
+taken where they enter the first block with adapters. Then the gates are told the tasks' vectors, weighed by how likely
 each task is. It is told once, from the context, and held: nothing looks ahead.
 """
 
@@ -25,7 +25,7 @@ from collegium.core.tables import nearest
 from collegium.experts import Expert, MtaPayload
 from collegium.models import Base, Group, HeadWeights, RowPlan, RowReader, TaskGate, Trace, after_context
 from collegium.models.trunk import Trunk
-from collegium.ops.pooling import mean_of, real_tokens
+from collegium.ops.pooling import mean_of, real_tokens, taken_at
 
 _TRACED_TEXTS = 8
 """How many texts are traced at once."""
@@ -33,8 +33,8 @@ _TRACED_TEXTS = 8
 
 def entering_states(
     base: Base, first: int, tokens: Int[Tensor, "batch seq"], lengths: Int[Tensor, " batch"]
-) -> Float[Tensor, "batch hidden"]:
-    """Return the mean of what enters a block of the base alone, of each text, scaled to a mean square of one."""
+) -> Float[Tensor, "batch two_hidden"]:
+    """Return the `pooled_states` of what enters a block of the base alone."""
     with torch.no_grad(), Trunk(base, first).noting() as entered:
         base.hidden(tokens, lengths=lengths)
     return pooled_states(entered[0], lengths)
@@ -42,14 +42,17 @@ def entering_states(
 
 def pooled_states(
     states: Float[Tensor, "batch seq hidden"], lengths: Int[Tensor, " batch"]
-) -> Float[Tensor, "batch hidden"]:
-    """Return the mean of each text's states, scaled to a mean square of one.
+) -> Float[Tensor, "batch two_hidden"]:
+    """Return the mean of each text's states and behind it the last one, both scaled to a mean square of one.
+
+    The mean says what a text is about, the last state how it ends: what is asked often stands there.
 
     >>> pooled_states(torch.tensor([[[3.0, 4.0], [9.0, 9.0]]]), torch.tensor([1])).square().mean().item()
     1.0
     """
     mean = mean_of(states, real_tokens(states[..., 0].long(), lengths))
-    return torch.nn.functional.normalize(mean, dim=-1) * mean.shape[-1] ** 0.5
+    both = torch.stack([mean, taken_at(states, lengths - 1).float()], dim=1)
+    return (torch.nn.functional.normalize(both, dim=-1) * mean.shape[-1] ** 0.5).flatten(1)
 
 
 def mixture_plan(keys: Sequence[str], gates: Mapping[str, TaskGate], told: Float[Tensor, "batch size"]) -> RowPlan:

@@ -60,7 +60,8 @@ class MtaPayload:
     """Adapters of several tasks beside the same feed-forward blocks, with the gates that weigh them.
 
     adapters: task -> its adapter, of bottlenecks. gates: a gate at each place, over the adapters in order.
-    vectors:  of each task, what gates are told. router: what tells a prompt's task from its mean state.
+    vectors:  of each task, what gates are told. router: what tells a prompt's task from mean and last of
+    its states.
 
     Raises IncompatibleExpert for parts that do not go together.
     """
@@ -118,12 +119,13 @@ def check_mta(payload: MtaPayload) -> None:
     if any(not isinstance(part, BottleneckWeights) for part in places.values()):
         problems.append("adapters that are no bottlenecks")
     else:
-        hidden = payload.router.weight.shape[1]
         shapes = {(gate.keys.shape, gate.query.shape[1]) for gate in payload.gates.values()}
         read = {part.tensors["down"].shape[1] for part in places.values()}
+        hidden = max(read, default=0)
         wanted = {(torch.Size([count, gate.query.shape[0]]), hidden + size) for gate in payload.gates.values()}
         bias = payload.router.bias
-        if shapes != wanted or read != {hidden} or (bias is not None and bias.shape != (count,)):
+        heard = payload.router.weight.shape[1] == 2 * hidden and (bias is None or bias.shape == (count,))
+        if shapes != wanted or read != {hidden} or not heard:
             problems.append("gates or a router of other shapes than the adapters and the tasks' vectors")
     if problems:
         raise IncompatibleExpert(f"a mixture of task adapters has an adapter a task and gates over all: {problems}.")

@@ -189,7 +189,7 @@ def random_task_expert(
         return torch.randn(*shape, generator=draw)
 
     gates = {path: TaskGate(3 * drawn(5, hidden + size), drawn(len(tasks), 5)) for path in adapters[tasks[0]]}
-    router = HeadWeights(drawn(len(tasks), hidden), drawn(len(tasks)))
+    router = HeadWeights(drawn(len(tasks), 2 * hidden), drawn(len(tasks)))
     payload = MtaPayload(adapters, gates, drawn(len(tasks), size), router)
     return Expert(ExpertCard(name=name, kind="mta", base=base.fingerprint), payload)
 

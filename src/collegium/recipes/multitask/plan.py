@@ -68,7 +68,7 @@ def make_multitask_plan(lessons: Lessons) -> MultitaskPlan:
     adapter = task_adapter(base, config)
     gates = fresh_gates(base, adapter, lessons.names, config)
     size = len(lessons.names) * adapter_size(adapter) + gates.parameters
-    router = len(lessons.names) * (int(base.config.hidden_size) + 1)
+    router = len(lessons.names) * (2 * int(base.config.hidden_size) + 1)
     steps = sum(lessons.steps)
     return MultitaskPlan(
         rows=dict(zip(lessons.names, lessons.rows, strict=True)),

@@ -101,15 +101,15 @@ class MultitaskConfig:
         """Return the updates of the second stage after so many of the first; 0 leaves the gates even."""
         return 0 if not self.inter_share else max(1, round(self.inter_share * steps))
 
-    def loop(self, steps: int, rate: float) -> LoopConfig:
-        """Return the fit loop's settings of so many updates."""
+    def loop(self, steps: int, rate: float, *, measures: int | None = None) -> LoopConfig:
+        """Return the fit loop's settings of so many updates; measures: None = the settings' own."""
         return LoopConfig(
             steps,
             rate,
             warmup_steps=round(self.warmup * steps),
             weight_decay=self.weight_decay,
             clip=self.clip,
-            evaluate_every=max(1, -(-steps // self.measures)),
+            evaluate_every=max(1, -(-steps // (measures or self.measures))),
         )
 
     def recipe(self) -> dict[str, Any]:

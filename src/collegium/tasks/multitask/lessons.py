@@ -79,8 +79,8 @@ class Pool:
 
     def prompt_states(
         self, base: Base, first: int, rows: Int[Tensor, " row"] | None = None
-    ) -> Float[Tensor, "row hidden"]:
-        """Return the mean state of texts' prompts (None = of all) where block `first` begins, scaled."""
+    ) -> Float[Tensor, "row two_hidden"]:
+        """Return the `pooled_states` of texts' prompts (None = of all) where block `first` begins."""
         found = []
         for part in (torch.arange(len(self)) if rows is None else rows).split(_READ_AT_ONCE):
             batch = self.texts.take(part)

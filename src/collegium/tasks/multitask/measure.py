@@ -80,7 +80,9 @@ def measure(lessons: Lessons, plan: Plan, *, progress: Callable[[int], None] | N
     return quality_of(lessons.names, lessons.answers, torch.cat(nats).split(sizes), torch.cat(counts).split(sizes))
 
 
-def _states(base: Base, first: int, pool: Pool, rows: Int[Tensor, " row"]) -> Callable[[], Float[Tensor, "row hidden"]]:
+def _states(
+    base: Base, first: int, pool: Pool, rows: Int[Tensor, " row"]
+) -> Callable[[], Float[Tensor, "row two_hidden"]]:
     return lambda: pool.prompt_states(base, first, rows)
 
 

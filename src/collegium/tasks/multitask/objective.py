@@ -15,8 +15,8 @@ from collegium.tasks.multitask.encoding import scored_tokens
 from collegium.tasks.multitask.lessons import Pool
 from collegium.train import Checkpoints, Epochs, Fit, Logger, Loss, fit
 
-Plan = Callable[[Int[Tensor, " row"], Callable[[], Float[Tensor, "row hidden"]]], RowPlan]
-"""Given the numbers of some rows' tasks, and what gives the mean states of their prompts, returns how they are run."""
+Plan = Callable[[Int[Tensor, " row"], Callable[[], Float[Tensor, "row two_hidden"]]], RowPlan]
+"""Given the numbers of some rows' tasks, and what gives their prompts' `pooled_states`, returns how they are run."""
 
 
 def row_nats(
@@ -67,6 +67,7 @@ def fit_tasks(
     steps: int,
     rate: float,
     rates: Mapping[str, float] | None = None,
+    measures: int | None = None,
     folder: Path | None = None,
     label: str,
     logger: Logger | None = None,
@@ -75,7 +76,7 @@ def fit_tasks(
 
     Raises TrainingError when a loss is not finite or the fit diverges.
     """
-    loop = config.loop(steps, rate)
+    loop = config.loop(steps, rate, measures=measures)
     checkpoints = None
     if folder is not None:
         texts = [pool.texts for pool in (objective.train, objective.dev)]

@@ -3,8 +3,9 @@
 Stage 1 (intra-task): adapter i is trained on task i alone, at weight 1: one-hot gates. What it comes to depends on
 its own rows, the base and the settings, on nothing of the other tasks, nor on their order.
 Stage 2 (inter-task): base and adapters are frozen; gates and the tasks' vectors are trained on the rows of all tasks,
-from even weights on, in a share of the steps.                                       [xie2023alter; our reading]
-The router is a logistic regression on the mean states of the prompts, fitted beside; nothing else depends on it.
+from even weights on, in a share of the steps; what they come to is measured before and after alone, for looking at dev
+rows more often would take longer than the steps.                                    [xie2023alter; our reading]
+The router is a logistic regression on mean and last of the prompts' states, fitted beside; nothing else depends on it.
 """
 
 import time
@@ -78,12 +79,12 @@ class Workshop:
             gates = fresh_gates(lessons.base, first, lessons.names, lessons.config)
             with attached_as(lessons.base, dict(zip(self.keys, adapters.values(), strict=True))):
                 rate = lessons.config.gate_learning_rate
-                self.fit("gates", self.gated(gates), gates.weights, steps=steps, rate=rate)
+                self.fit("gates", self.gated(gates), gates.weights, steps=steps, rate=rate, measures=1)
             self._gates = _frozen(gates)
         return self._gates
 
     def router(self) -> HeadWeights:
-        """Return what tells the task of a prompt from its mean state."""
+        """Return what tells the task of a prompt from its states."""
         if self._router is None:
             self._router = self._fitted_router()
         return self._router
@@ -105,6 +106,7 @@ class Workshop:
         steps: int,
         rate: float,
         rates: Mapping[str, float] | None = None,
+        measures: int | None = None,
         task: int | None = None,
     ) -> Fit:
         """Return a fit on the rows of all tasks, or of one, and note what it went through."""
@@ -124,6 +126,7 @@ class Workshop:
                     steps=steps,
                     rate=rate,
                     rates=rates,
+                    measures=measures,
                     folder=self.folder,
                     label=label,
                     logger=logger,
