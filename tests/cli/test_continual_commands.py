@@ -183,3 +183,14 @@ def test_recipes_of_papers_say_what_would_be_done(ask, stream, pico_folder, tmp_
     code, found, told = ask("continual", "run", stream, "--config", recipe, *small, *named, "--dry-run")
     assert code == 0, told
     assert found["plan"]["rows"]["task1"][0] > 0
+
+
+def test_a_rate_that_diverges_is_not_chosen(ask, stream, pico_folder, tmp_path):
+    words = ("--methods", "sequential", "--orders", "1", "--passes", "20", "--rates", "0.003", "1e6")
+    code, found, told = ask(*learn(stream, pico_folder, tmp_path, *words))
+    assert code == 0, told
+    assert found["methods"]["sequential"]["rate"] == 0.003
+    words = ("--methods", "sequential", "--orders", "1", "--passes", "20", "--rates", "1e7", "1e6")
+    code, _, told = ask(*learn(stream, pico_folder, tmp_path / "all", *words))
+    assert code == 2
+    assert "diverges at every rate" in " ".join(told.split())

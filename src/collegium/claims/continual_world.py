@@ -11,7 +11,7 @@ from collegium.tasks.continual import ContinualConfig, Lesson, Pool, make_pool
 from collegium.testing.pico import train_pico
 
 CONFIG = ContinualConfig(
-    train_rows=0, test_rows=0, text_tokens=72, template=" :", layers="all", passes=8.0, rates=(1e-3, 2e-3, 4e-3),
+    train_rows=0, test_rows=0, text_tokens=72, template=" :", layers="all", passes=8.0, rates=(5e-4, 1e-3, 2e-3),
     memory=16, threads=1,
 )  # fmt: skip
 RATE_SEED = 0

@@ -141,7 +141,9 @@ def run(config: ContinualRunConfig, *, watch: Watch) -> RunCard:
     return card
 
 
-def told_of(method: Method, streams: list[StreamResult], *, rate: float, tried: dict[str, float]) -> dict[str, Any]:
+def told_of(
+    method: Method, streams: list[StreamResult], *, rate: float, tried: dict[str, float | None]
+) -> dict[str, Any]:
     """Return what is said of a method: means over the orders, and each order by itself."""
     metrics = [stream_metrics(each.matrix) for each in streams]
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from collegium.core.cards import content_hash
+from collegium.core.errors import TrainingError
 from collegium.models import Adapter, Base
 from collegium.tasks.continual import (
     Composition,
@@ -48,7 +49,7 @@ class Course:
     folder: Path
     begin: Callable[[str, int], Logger] = lambda label, steps: NullLogger()
     scenes: dict[float, Scene] = field(default_factory=dict)
-    rates: dict[str, tuple[float, dict[str, float]]] = field(default_factory=dict)
+    rates: dict[str, tuple[float, dict[str, float | None]]] = field(default_factory=dict)
 
     def scene(self, rate: float) -> Scene:
         """Return the scene of a learning rate."""
@@ -71,18 +72,34 @@ class StreamResult:
     last: Stage
 
 
-def chosen_rate(course: Course, name: str, method: Method, order: tuple[int, ...]) -> tuple[float, dict[str, float]]:
+def chosen_rate(
+    course: Course, name: str, method: Method, order: tuple[int, ...]
+) -> tuple[float, dict[str, float | None]]:
     """Return the rate with the fewest nats on the dev rows of the first tasks, and the nats of each that was tried.
 
-    Methods whose adapters are trained alone share one choice, by these adapters.
+    Methods whose adapters are trained alone share one choice, by these adapters. A rate at which a fit diverges has no
+    nats (None) and is not chosen; raises TrainingError where all of them do.
     """
     key = "alone" if method.isolated else name
     if key not in course.rates:
         rates, first = course.config.rates, order[:TUNED_ON]
-        tried = {rate: _tuning_nats(course, key, method, first, rate) for rate in rates} if len(rates) > 1 else {}
-        best = min(rates, key=lambda rate: tried.get(rate, 0.0))
+        tried = {rate: _tried(course, key, method, first, rate) for rate in rates} if len(rates) > 1 else {}
+        fits = {rate: nats for rate, nats in tried.items() if nats is not None}
+        if tried and not fits:
+            raise TrainingError(
+                f"{name} diverges at every rate of {', '.join(f'{rate:g}' for rate in rates)}; give lower ones (--rates)."
+            )
+        best = min(fits, key=lambda rate: fits[rate]) if fits else rates[0]
         course.rates[key] = best, {f"{rate:g}": nats for rate, nats in tried.items()}
     return course.rates[key]
+
+
+def _tried(course: Course, key: str, method: Method, tasks: tuple[int, ...], rate: float) -> float | None:
+    """Return a rate's nats, None where a fit diverges."""
+    try:
+        return _tuning_nats(course, key, method, tasks, rate)
+    except TrainingError:
+        return None
 
 
 def _tuning_nats(course: Course, key: str, method: Method, tasks: tuple[int, ...], rate: float) -> float:
