@@ -86,9 +86,8 @@ def chosen_rate(
         tried = {rate: _tried(course, key, method, first, rate) for rate in rates} if len(rates) > 1 else {}
         fits = {rate: nats for rate, nats in tried.items() if nats is not None}
         if tried and not fits:
-            raise TrainingError(
-                f"{name} diverges at every rate of {', '.join(f'{rate:g}' for rate in rates)}; give lower ones (--rates)."
-            )
+            told = ", ".join(f"{rate:g}" for rate in rates)
+            raise TrainingError(f"{name} diverges at every rate of {told}; give lower ones (--rates).")
         best = min(fits, key=lambda rate: fits[rate]) if fits else rates[0]
         course.rates[key] = best, {f"{rate:g}": nats for rate, nats in tried.items()}
     return course.rates[key]
