@@ -120,7 +120,7 @@ def test_an_expert_that_was_continued_is_superseded_while_it_is_there(base, tmp_
 
 def test_similarity_is_the_cosine_of_the_changes_multiplied_out(base):
     one, other = random_adapter(base, 1, rank=3), random_adapter(base, 2, rank=5)
-    other |= {path: replace(part, b=part.b + 0.1, scale=0.3) for path, part in other.items()}
+    other = {path: replace(part, b=part.b + 0.1, scale=0.1 + n) for n, (path, part) in enumerate(other.items())}
     flat = [torch.cat([adapter[path].delta().flatten() for path in one]) for adapter in (one, other)]
     want = float(torch.nn.functional.cosine_similarity(flat[0].double(), flat[1].double(), dim=0))
     assert delta_similarity(delta_of_adapter(one), delta_of_adapter(other)) == pytest.approx(want, abs=1e-6)

@@ -52,8 +52,8 @@ def aside_name(library: Library, name: str) -> str:
     return next(each for each in tried if library.expert_digest(each) == digest or free_name(library, each) == each)
 
 
-def put_in_place(library: Library, successor: Expert, *, aside: str, curve: dict[str, Any]) -> list[str]:
-    """Let an expert take the place of the one of its name, which is kept as `aside`; return traces in routers.
+def put_in_place(library: Library, successor: Expert, *, aside: str, curve: dict[str, Any]) -> None:
+    """Let an expert take the place of the one of its name, which is kept as `aside`.
 
     The one that leaves is the same there to the bit, and is there before it leaves: killed at any point, the library
     has one or the other.
@@ -61,10 +61,9 @@ def put_in_place(library: Library, successor: Expert, *, aside: str, curve: dict
     name = successor.name
     if aside not in library:  # a killed run may have left it
         library.add(library[name], aside, trust_base=True)
-    traces = remove_expert(library, name, keep_descendants=True)
+    remove_expert(library, name, keep_descendants=True)
     library.forget(name)
     library.add(successor, measured=curve)
-    return traces
 
 
 def most_alike(library: Library, names: Sequence[str]) -> tuple[str, str, float] | None:

@@ -235,7 +235,7 @@ def _extend(
     trained = fit_further(
         growing.base, old, Corpus((own, domain)), config=fit, name=name, checkpoint=folder, logger=bar
     )
-    _say_all(growing.watch, put_in_place(library, trained.expert, aside=aside, curve=trained.curve))
+    put_in_place(library, trained.expert, aside=aside, curve=trained.curve)
     growing.own[name] = growing.routed[name] = together(name, (own, domain))
     if growing.config.replace:
         remove_expert(library, aside, keep_descendants=True)
