@@ -88,7 +88,7 @@ def chosen_rate(
         if tried and not fits:
             told = ", ".join(f"{rate:g}" for rate in rates)
             raise TrainingError(f"{name} diverges at every rate of {told}; give lower ones (--rates).")
-        best = min(fits, key=lambda rate: fits[rate]) if fits else rates[0]
+        best = min(fits, key=lambda rate: fits[rate]) if fits else next(iter(rates))
         course.rates[key] = best, {f"{rate:g}": nats for rate, nats in tried.items()}
     return course.rates[key]
 
