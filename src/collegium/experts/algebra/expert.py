@@ -19,9 +19,10 @@ def delta_of(expert: Expert) -> Delta:
     Raises IncompatibleExpert, naming the expert, for kinds that are none: bottleneck, ffn, prefix, mta, whole.
     """
     if not isinstance(expert.payload, AdapterPayload):
+        what = "a whole model" if expert.card.kind == "whole" else f"of kind {expert.card.kind!r}"
         raise IncompatibleExpert(
-            f"expert {expert.name!r} is of kind {expert.card.kind!r}, no single change; {' and '.join(KINDS)} "
-            "experts are added, scaled and negated. Whole models can be averaged: `merge`."
+            f"expert {expert.name!r} is {what}, not a change of the base; {' and '.join(KINDS)} experts are "
+            "added, scaled and negated. Whole models can be averaged: `merge`."
         )
     return delta_of_adapter(expert.payload.adapter, base=expert.card.base, name=f"expert {expert.name!r}")
 
