@@ -189,7 +189,7 @@ def test_a_run_that_is_interrupted_loses_no_expert_and_goes_on(config, tmp_path,
     def fail(*_, **__):
         raise KeyboardInterrupt
 
-    where = {"training": "fit_further", "before the exchange": "put_in_place", "inside the exchange": "remove_expert"}
+    where = {"training": "fit_further", "before the exchange": "put_in_place", "inside the exchange": "replace_expert"}
     place = keeping if at == "inside the exchange" else growing
     with monkeypatch.context() as patched:
         patched.setattr(place, where[at], fail)

@@ -74,13 +74,17 @@ def check_descendants(library: "Library", name: str, *, keep: bool) -> None:
 
 
 def check_parent(library: "Library", expert: Expert) -> None:
-    """Raise LibraryError unless the expert that is there by now is the one that this one was trained from."""
-    parent, there = expert.card.parents.get(expert.name), library.expert_digest(expert.name)
-    if parent is None or parent != there:
+    """Raise LibraryError unless the expert that is there by now is one that this one was trained from.
+
+    The card may name it otherwise: as what it is kept as beside its successor.
+    """
+    parents, there = expert.card.parents, library.expert_digest(expert.name)
+    if there is None or there not in parents.values():
+        told = ", ".join(f"{name} {digest[:12]}" for name, digest in parents.items()) or "none"
         raise LibraryError(
             f"the {expert.name!r} in {library.path} is not the one that its successor was trained from (it is "
-            f"{str(there)[:12]}, the parent {str(parent)[:12]}): it was replaced or removed meanwhile. Train from the "
-            "one that is there now."
+            f"{str(there)[:12]}, the parents: {told}): it was replaced or removed meanwhile. Train from the one that "
+            "is there now."
         )
 
 

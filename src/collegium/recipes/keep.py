@@ -101,7 +101,7 @@ def remove_expert(library: Library, name: str, *, cascade: bool = False, keep_de
     Raises what `Library.remove` raises, before anything is touched.
     """
     going = library.removal(name, cascade=cascade, keep_descendants=keep_descendants).removed
-    traces = [line for each in going if each in library for line in _unroute(library, each)]
+    traces = [line for each in going if each in library for line in unroute(library, each)]
     digests = [digest for each in going if (digest := library.expert_digest(each)) is not None]
     library.remove(name, cascade=cascade, keep_descendants=keep_descendants)
     for digest in digests:
@@ -109,7 +109,7 @@ def remove_expert(library: Library, name: str, *, cascade: bool = False, keep_de
     return traces
 
 
-def _unroute(library: Library, name: str) -> list[str]:
+def unroute(library: Library, name: str) -> list[str]:
     """Take an expert's rows out of the routers; return which of them learned from its texts in their first fit."""
     traces = []
     for router in (*FITTED_ROUTERS, *FITTED_GATES):

@@ -13,9 +13,9 @@ from collegium.experts.algebra import average, merged_expert
 from collegium.experts.algebra.delta import KINDS, Delta
 from collegium.experts.algebra.expert import delta_of
 from collegium.experts.algebra.similarity import delta_similarity
-from collegium.library import Library
+from collegium.library import Library, forget_prototypes, replace_expert
 from collegium.recipes.growing.deciding import speakers
-from collegium.recipes.keep import remove_expert
+from collegium.recipes.keep import remove_expert, unroute
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,17 @@ def aside_name(library: Library, name: str) -> str:
 def put_in_place(library: Library, successor: Expert, *, aside: str, curve: dict[str, Any]) -> None:
     """Let an expert take the place of the one of its name, which is kept as `aside`.
 
-    The one that leaves is the same there to the bit, and is there before it leaves: killed at any point, the library
-    has one or the other.
+    The one that leaves is the same there to the bit, and is there before it leaves; killed at any point, the library
+    has one or the other under the name. The routers' rows of the name leave, and are to be made anew.
     """
     name = successor.name
     if aside not in library:  # a killed run may have left it
         library.add(library[name], aside, trust_base=True)
-    remove_expert(library, name, keep_descendants=True)
+    before = library[name].digest
+    unroute(library, name)
+    replace_expert(library, successor, measured=curve, keep_descendants=True)
+    forget_prototypes(library, before)
     library.forget(name)
-    library.add(successor, measured=curve)
 
 
 def most_alike(library: Library, names: Sequence[str]) -> tuple[str, str, float] | None:
