@@ -1,23 +1,11 @@
 """A pico base on disk, and three domains of synthetic text that a byte model can tell apart."""
 
-import random
 from pathlib import Path
 
 import pytest
+from letters import WORDS, text
 
 from collegium.testing.pico import train_pico
-
-WORDS = {
-    "law": ["court", "statute", "plaintiff", "appeal", "verdict", "jury", "counsel", "decree", "tribunal", "clause"],
-    "sea": ["harbour", "anchor", "schooner", "tide", "rudder", "mast", "gull", "reef", "keel", "lantern"],
-    "kitchen": ["butter", "onion", "skillet", "simmer", "flour", "garlic", "oven", "pepper", "whisk", "broth"],
-}
-
-
-def text(domain: str, number: int) -> str:
-    draw = random.Random(f"{domain} {number}")
-    sentences = [" ".join(draw.choices(WORDS[domain], k=7)).capitalize() + "." for _ in range(14)]
-    return " ".join(sentences)
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from letters import text
 from listening import Log
 
 from collegium.cli.main import main
@@ -24,7 +25,6 @@ from collegium.recipes.updating import run as updating
 from collegium.recipes.watch import Silent
 from collegium.routers import fixed, uniform
 from collegium.testing.pico import random_expert
-from conftest import text
 
 COMMON = Common(device="cpu", dtype="float32", threads=1)
 FIT = FitConfig(window=64, batch=4, steps=24, evaluate_every=6, dev_tokens=256, learning_rate=3e-3)
