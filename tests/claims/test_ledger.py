@@ -91,6 +91,8 @@ def test_the_committed_ledger_names_experiments_that_exist():
         "R": range(1, 12),
         "D": range(1, 17),
         "X": range(1, 4),
+        "L": range(1, 11),
+        "S": range(1, 5),
     }
     assert {claim.id for claim in claims} == {f"{letter}{each}" for letter, own in numbers.items() for each in own}
 

@@ -13,7 +13,7 @@ from collegium.tasks.continual.alone import alone
 from collegium.tasks.continual.routing import fit_router
 from collegium.testing.pico import pico_base, random_adapter
 
-_SIZES = (2, 8, 32)
+_SIZES = (2, 8, 16, 32)
 _FAMILIES = 4
 
 
@@ -91,7 +91,7 @@ def _profiled(quick: bool) -> dict[str, Callable[[], object]]:
 
 V15 = Bench(
     "V15",
-    "one more task for a learner of 2, 8 and 32: its own adapter, and L2R's routers anew",
+    "one more task for a learner of 2, 8, 16 and 32: its own adapter, and L2R's routers anew",
     "own adapter as long at the 32nd as at the 2nd; both together at most twice as long",
     _run,
     profiled=_profiled,
