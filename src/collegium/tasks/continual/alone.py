@@ -10,7 +10,6 @@ from collegium.models import RowPlan
 from collegium.tasks.continual.knowledge import (
     Knowledge,
     adapter_tensors,
-    learnable_head,
     learnt,
     learnt_head,
     wearing,
@@ -28,7 +27,6 @@ def alone(scene: Scene, task: int) -> Knowledge:
 def _train_alone(scene: Scene, task: int) -> Knowledge:
     lesson = scene.lessons[task]
     adapter, head = scene.fresh(), scene.new_head(task)
-    head = head if scene.base.speaks else learnable_head(head)
     columns = scene.columns((task,))
     weights = adapter_tensors(adapter) | trained_heads({lesson.name: head}, (lesson.name,))
     with wearing(scene.base, {lesson.name: adapter}) as (key,):

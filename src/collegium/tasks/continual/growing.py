@@ -20,7 +20,6 @@ from collegium.models import Adapter, Group, LoraWeights, RowPlan, lora_parts
 from collegium.tasks.continual.knowledge import (
     Knowledge,
     adapter_tensors,
-    learnable_head,
     learnt,
     learnt_head,
     wearing,
@@ -53,7 +52,6 @@ def grow(
     earlier = [scene.lessons[task].name for task in seen[:-1]]
     label = f"{method if earlier or more else 'first'}: {lesson.name} after {', '.join(earlier) or 'none'}"
     head = scene.new_head(seen[-1])
-    head = head if scene.base.speaks else learnable_head(head)
     columns = scene.columns(seen[-1:])
     weights = adapter_tensors(adapter) | trained_heads({lesson.name: head}, (lesson.name,)) | more
     with wearing(scene.base, {**before.adapters, lesson.name: adapter}) as keys:

@@ -81,7 +81,7 @@ def told(states: Float[Tensor, "row hidden"], heads: Sequence[HeadWeights]) -> F
 
 
 def new_head(base: Base, labels: Sequence[str], *, seed: int) -> HeadWeights:
-    """Return a task's head: to be learnt on an encoder, given on a base that speaks."""
+    """Return a task's head: ready to be trained on an encoder, given on a base that speaks."""
     if base.speaks:
         return HeadWeights(word_rows(base, labels))
     return fresh_head(base, len(labels), seed=seed)

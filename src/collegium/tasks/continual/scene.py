@@ -132,7 +132,6 @@ def train(
     label: str,
     penalty: Penalty | None = None,
     loop: LoopConfig | None = None,
-    rates: Mapping[str, float] | None = None,
 ) -> None:
     """Change the weights in place until the nats of these rows' labels are low; they end where those of dev are lowest.
 
@@ -165,7 +164,7 @@ def train(
         evaluate=held_out if len(dev) else None,
         checkpoints=checkpoints,
         logger=logger,
-        rates={**heads, **(rates or {})},
+        rates=heads,
     )
     logger.close()
 

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from collegium.experts.recipe import using_threads
 from collegium.tasks.continual.composing import Composition, head_scales, outputs
 from collegium.tasks.continual.knowledge import Knowledge
 from collegium.tasks.continual.methods import Method
@@ -26,8 +27,9 @@ class Stage:
 def learn_next(scene: Scene, method: Method, task: int, before: Stage | None) -> Stage:
     """Return a learner's stage after one more task."""
     seen = (*before.seen, task) if before else (task,)
-    knowledge = method.learn(scene, seen, before.knowledge if before else Knowledge())
-    return Stage(seen, knowledge, composed(scene, method, seen, knowledge))
+    with using_threads(scene.config.threads or torch.get_num_threads()):
+        knowledge = method.learn(scene, seen, before.knowledge if before else Knowledge())
+        return Stage(seen, knowledge, composed(scene, method, seen, knowledge))
 
 
 def accuracies(scene: Scene, stage: Stage) -> tuple[float, ...]:
