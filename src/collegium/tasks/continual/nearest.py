@@ -32,7 +32,7 @@ def learn_means(scene: Scene, seen: tuple[int, ...], before: Knowledge) -> Knowl
 
 def nearest_task(
     queries: Float[Tensor, "row hidden"],
-    means: list[Float[Tensor, "class hidden"]],
+    means: list[Float[Tensor, "_ hidden"]],
     metric: Float[Tensor, "hidden hidden"],
 ) -> Int[Tensor, " row"]:
     """Return the place of the task with the class mean nearest to each query, (q - m)^T metric (q - m).
