@@ -8,7 +8,7 @@ from typing import Any
 
 import jaxtyping
 
-CALLS = 32
+CALLS = 8
 """Of each function in each test that are checked."""
 
 

@@ -154,14 +154,22 @@ def test_a_twin_goes_its_own_way_until_it_is_brought_up_to_date() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "method"), [("base", "gdc++"), ("mix", "gdc++"), ("ensemble", "gdc++"), ("base", "ppo")]
+    ("name", "method", "updates", "rate"),
+    [
+        ("base", "gdc++", 12, 2e-2),
+        ("mix", "gdc++", 12, 2e-2),
+        ("ensemble", "gdc++", 12, 2e-2),
+        ("base", "ppo", 24, 5e-3),
+    ],
 )
-def test_an_adapter_is_moved_towards_a_constraint(name: str, method: str, library: Library) -> None:
+def test_an_adapter_is_moved_towards_a_constraint(
+    name: str, method: str, updates: int, rate: float, library: Library
+) -> None:
     model = MODELS[name](pico_base(), library)
     prompt = as_prompt("Once", model)
     pool = draw(model, [prompt] * 512, drawing=Drawing(tokens=4, batch=512), random=generator(1, "pool"))
     aim = solved(Target(model, (Constraint(regex("[a-h]")),)), pool)
-    config = AlignConfig(method=method, samples=12 * 64, tokens=4, learning_rate=2e-2, warmup=0.0, beta=0.02)
+    config = AlignConfig(method=method, samples=updates * 64, tokens=4, learning_rate=rate, warmup=0.0, beta=0.02)
     policy = AdapterPolicy.fresh(model, CONFIG)
     align(policy, aim, [prompt], config=config)
     kept = pool.take((aim.target.values(pool.samples)['regex("[a-h]")'] == 1).nonzero()[:, 0])

@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -220,6 +221,19 @@ def run(*words):
     return done.stdout
 
 
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """Run a script of the comparison in this process; return what it wrote."""
+
+    def run_here(script, *words):
+        monkeypatch.syspath_prepend(FOLDER)
+        monkeypatch.setattr(sys, "argv", [str(word) for word in (script, *words)])
+        runpy.run_path(str(script), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run_here
+
+
 @pytest.mark.recipe
 def test_the_whole_comparison_runs_and_reads_the_same_tokens(small_base, small_texts, tables, tmp_path):
     out = tmp_path / "result.json"
@@ -240,21 +254,22 @@ def test_the_whole_comparison_runs_and_reads_the_same_tokens(small_base, small_t
 
 
 @pytest.mark.recipe
-def test_the_peer_runs_alone(small_base, small_texts, texts, tmp_path):
+@pytest.mark.filterwarnings("default")  # what the peer and transformers say of each other
+def test_the_peer_runs_alone(small_base, small_texts, texts, here, tmp_path):
     from settings import Settings
 
     how = Settings(window=64, context=16)
     found = texts.prepare(small_texts, tmp_path, byte_tokenizer(), settings=how, tokens=512)
     places = [small_base, found.data, found.held_out, tmp_path / "college"]
-    said = json.loads(run(sys.executable, FOLDER / "with_peft.py", *places, *SMALL).splitlines()[-1])
+    said = json.loads(here(FOLDER / "with_peft.py", *places, *SMALL).splitlines()[-1])
     assert set(said["routed"]) == set(said["base"]) == {"code", "drama", "law"}
     assert 0 <= said["accuracy"] <= 1
 
 
 @pytest.mark.recipe
-def test_ours_runs_alone(small_base, small_texts, tmp_path):
+def test_ours_runs_alone(small_base, small_texts, here, tmp_path):
     places = [small_base, small_texts, small_texts, tmp_path / "library"]
-    said = json.loads(run(sys.executable, FOLDER / "with_collegium.py", *places, *SMALL).splitlines()[-1])
+    said = json.loads(here(FOLDER / "with_collegium.py", *places, *SMALL).splitlines()[-1])
     assert set(said["composed"]) == {"code", "drama", "law"}
 
 

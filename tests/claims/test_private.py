@@ -36,6 +36,7 @@ from collegium.core.routing import Routing
 from collegium.infer import score_text
 from collegium.library import ParameterClusters
 from collegium.testing.pico import byte_tokenizer, pico_base, random_adapter
+from one_seed import write_rows
 
 NAMES = ("alpha", "beta", "gamma", "delta")
 UNSEEN = ("omega", "psi")
@@ -167,8 +168,7 @@ def test_all_claims_on_private_experts_come_out_of_one_pico_experiment(pico_text
     claims = {claim.id: claim for claim in read_ledger() if claim.experiment == "private"}
     assert set(claims) == {"B1", "B4", "B5", "B6", "B7"}
     outcomes = run_claims(
-        claims,
-        "small",
+        ledger=write_rows(tmp_path / "ledger", claims, scale="small"),
         folder=tmp_path / "run",
         results=tmp_path / "results",
         experiments={**EXPERIMENTS, "private": experiment},

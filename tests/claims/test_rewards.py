@@ -18,6 +18,7 @@ from collegium.data.synthetic_preferences import conflicting_domains, toy_domain
 from collegium.library import Library
 from collegium.rewards import RewardConfig, fit_judge, fit_whole_judge, open_reward
 from collegium.testing.pico import pico_base
+from one_seed import write_rows
 
 QUICK = RewardConfig(train_pairs=16, dev_pairs=8, passes=1.0, rank=4, layers="top:1", threads=1)
 NAMES = ("salt", "gold", "wind")
@@ -39,19 +40,7 @@ def run(tmp_path, settings, *ids, experiment, scale="toy", pairs=None):
     made = reward_experiment(
         settings, base=pico_base, corpus=pairs or (lambda seed: toy_domains(3, 80, seed)), other=wide_pico
     )
-    ledger = tmp_path / "ledger"
-    ledger.mkdir()
-    for claim in read_ledger():
-        if claim.id in ids and claim.scale == scale:
-            text = "\n".join(
-                [f'{key} = "{getattr(claim, key)}"' for key in ("id", "statement", "source", "fidelity", "experiment")]
-                + ['scale = "exact"', "seeds = [0]", 'tuning = "none"']
-                + [
-                    f'[[parts]]\nmetric = "{part.metric}"\nsays = "s"\nunit = "u"\ndirection = "law"\nmargin = 1000.0'
-                    for part in claim.parts
-                ]
-            )
-            (ledger / f"{claim.id}-exact.toml").write_text(text)
+    ledger = write_rows(tmp_path / "ledger", ids, scale=scale)
     results = tmp_path / "results"
     outcomes = run_claims(
         folder=tmp_path / "run", ledger=ledger, results=results, experiments={experiment: made}, command="test"

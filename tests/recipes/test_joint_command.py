@@ -117,7 +117,7 @@ def test_killed_at_random_moments_the_command_leaves_what_an_unbroken_run_leaves
         assert run.heard("ended") == 0
         longest = time.monotonic() - started
         library = tmp_path / "broken"
-        for _ in range(4):
+        for _ in range(2):
             child = run.begin(library)
             if not run.ends_within(moments.uniform(0, longest)):
                 os.kill(child, signal.SIGKILL)

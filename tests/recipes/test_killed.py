@@ -63,7 +63,7 @@ def contents(path: Path) -> dict[str, object]:
     return {"experts": experts, "routers": routers}
 
 
-@pytest.mark.parametrize(("workers", "most", "share"), [(1, 6, 0.25), (2, 2, 0.7)])
+@pytest.mark.parametrize(("workers", "most", "share"), [(1, 3, 0.25), (2, 1, 0.7)])
 def test_killed_at_random_moments_the_command_leaves_what_an_unbroken_run_leaves(
     texts, pico_folder, tmp_path, workers, most, share
 ):
