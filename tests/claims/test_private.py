@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from one_seed import write_rows
 
 from collegium.claims import EXPERIMENTS, read_ledger, run_claims
 from collegium.claims.private import private_experiment
@@ -36,7 +37,6 @@ from collegium.core.routing import Routing
 from collegium.infer import score_text
 from collegium.library import ParameterClusters
 from collegium.testing.pico import byte_tokenizer, pico_base, random_adapter
-from one_seed import write_rows
 
 NAMES = ("alpha", "beta", "gamma", "delta")
 UNSEEN = ("omega", "psi")

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from one_seed import write_rows
 
 from collegium.claims import EXPERIMENTS, read_ledger, run_claims
 from collegium.claims.experiment import Place
@@ -18,7 +19,6 @@ from collegium.data.synthetic_preferences import conflicting_domains, toy_domain
 from collegium.library import Library
 from collegium.rewards import RewardConfig, fit_judge, fit_whole_judge, open_reward
 from collegium.testing.pico import pico_base
-from one_seed import write_rows
 
 QUICK = RewardConfig(train_pairs=16, dev_pairs=8, passes=1.0, rank=4, layers="top:1", threads=1)
 NAMES = ("salt", "gold", "wind")

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from one_seed import write_rows
 
 from collegium.claims import EXPERIMENTS, read_ledger, run_claims
 from collegium.claims.small import small_experiment
@@ -14,7 +15,6 @@ from collegium.claims.tables import read_table
 from collegium.core.errors import DataError
 from collegium.data import Document, encode
 from collegium.testing.pico import byte_tokenizer, pico_base
-from one_seed import write_rows
 
 NAMES = ("alpha", "beta", "gamma", "delta")
 
