@@ -22,7 +22,7 @@ from collegium.models.sites import Site, check_part, site_module
 from collegium.models.slots.families import find_families
 from collegium.models.slots.gated import OpenTrace, Trace
 from collegium.models.slots.places import Plan, make_plan
-from collegium.models.slots.prefix import ATTENTION, stand_in
+from collegium.models.slots.prefix import ATTENTION, stand_in, trained_attention
 from collegium.models.slots.residents import Residents, Source, is_trained
 from collegium.models.slots.run import Run
 
@@ -135,7 +135,8 @@ class Slots:
             )
         self.run = Run(rows, plan.first if first is None else first, plan.places, plan.shared, plan.gated, trace, read)
         try:
-            yield self.run
+            with trained_attention(self._model, dtype):
+                yield self.run
         finally:
             self.run = None
 
