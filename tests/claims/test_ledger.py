@@ -93,6 +93,8 @@ def test_the_committed_ledger_names_experiments_that_exist():
         "X": range(1, 4),
         "L": range(1, 11),
         "S": range(1, 5),
+        "A": range(1, 7),
+        "G": range(1, 4),
     }
     assert {claim.id for claim in claims} == {f"{letter}{each}" for letter, own in numbers.items() for each in own}
 

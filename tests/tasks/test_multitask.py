@@ -20,7 +20,10 @@ from collegium.tasks.multitask import (
     Workshop,
     alpha_matrix,
     base_quality,
+    drawn_routes,
     judged,
+    learn_by_route,
+    learn_dense,
     lessons_of,
     quality_of,
     stage_shares,
@@ -31,6 +34,7 @@ from collegium.tasks.multitask import workshop as workshop_module
 from collegium.tasks.multitask.encoding import RowEncoder, encode_answers, scored_tokens
 from collegium.tasks.multitask.lessons import floor_of
 from collegium.tasks.multitask.objective import row_nats
+from collegium.tasks.multitask.parts import adapter_size, task_adapter
 from collegium.testing.pico import random_base
 
 CONFIG = MultitaskConfig(
@@ -204,6 +208,27 @@ def test_every_method_learns_the_same_rows_with_as_many_numbers(pico):
     assert len(shop.stages["shared"].history.steps) == shop.lessons.joint_steps
     shares = stage_shares(shop)
     assert shares["inter_parameters"] + shares["intra_parameters"] == sizes["alter-routed"]
+
+
+def test_a_dense_adapter_is_as_wide_as_a_sparse_gate_keeps(pico):
+    shop = shop_of(pico, "a", "b", "c", passes=0.1)
+    narrow, wide = (adapter_size(task_adapter(pico, CONFIG, rank=each)) for each in (CONFIG.rank, 2 * CONFIG.rank))
+    assert narrow < learn_dense(shop).parameters == wide
+    assert len(shop.stages["dense"].history.steps) == shop.lessons.joint_steps
+
+
+def test_a_new_task_takes_a_route_that_is_there_and_leaves_the_mixture_as_it_was(pico):
+    learnt = METHODS["tamoe"].learn(shop_of(pico, "a", "b", "c"))
+    before = {key: bits(adapter) for key, adapter in learnt.adapters.items()}
+    vectors = learnt.gates.vectors.detach().clone()
+    shop = shop_of(pico, "mood", "a", passes=2.0)
+    own = learn_by_route(shop, learnt, vectors[[2, 0]], label="related")
+    assert all(equal(before[key], bits(adapter)) for key, adapter in learnt.adapters.items())
+    assert torch.equal(vectors, learnt.gates.vectors)
+    assert any(not equal(before[key], bits(adapter)) for key, adapter in own.adapters.items())
+    other = learn_by_route(shop, learnt, drawn_routes(2, vectors, torch.Generator().manual_seed(1)), label="random")
+    assert judged(shop, own).perplexity != judged(shop, other).perplexity
+    assert judged(shop, own).perplexity["mood"] < base_quality(shop).perplexity["mood"]
 
 
 def test_a_gate_that_is_told_nothing_of_tasks_is_alike_for_all(pico):

@@ -16,6 +16,7 @@ from collegium.claims.demix_laws import DEMIX_LAWS
 from collegium.claims.experiment import Experiment
 from collegium.claims.gate_laws import GATE_LAWS
 from collegium.claims.laws import LAWS
+from collegium.claims.multitask import TOY_TASKS
 from collegium.claims.private import private_experiment
 from collegium.claims.private_setup import PrivateSettings
 from collegium.claims.reward_counts import COUNTS
@@ -62,6 +63,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "toy_chain": TOY_CHAIN,
     "toy_stream": TOY_STREAM,
     "toy_demix": TOY_DEMIX,
+    "toy_tasks": TOY_TASKS,
     "toy_splits": TOY_SPLITS,
     **{f"law_{name}": law for name, law in _LAWS.items()},
 }

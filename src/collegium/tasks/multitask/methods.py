@@ -20,7 +20,7 @@ from collegium.rewards.fit import adapter_weights
 from collegium.rewards.more import attached_as
 from collegium.tasks.multitask.measure import Quality, measure
 from collegium.tasks.multitask.objective import Plan
-from collegium.tasks.multitask.parts import SPREAD, adapter_size, equal_rank, fresh_gates, task_adapter
+from collegium.tasks.multitask.parts import SPREAD, Gates, adapter_size, equal_rank, fresh_gates, task_adapter
 from collegium.tasks.multitask.workshop import Workshop
 
 
@@ -28,13 +28,15 @@ from collegium.tasks.multitask.workshop import Workshop
 class Learnt:
     """What a method made: adapters to attach, how rows are run through them, and its cost.
 
-    parameters: the numbers it adds to the base. seconds: of its training; what methods share counts for each.
+    parameters: the numbers it adds to the base. seconds: of its training; what methods share counts for each. gates:
+    what weighs the adapters, None where nothing does.
     """
 
     adapters: Mapping[str, Adapter]
     plan: Plan
     parameters: int
     seconds: float
+    gates: Gates | None = None
 
 
 @dataclass(frozen=True)
@@ -58,14 +60,15 @@ def learn_alter(shop: Workshop) -> Learnt:
     """Return the mixture of both stages, its gates told the task."""
     adapters, gates = _isolated(shop), shop.gates()
     size = sum(map(adapter_size, adapters.values())) + _gate_numbers(shop)
-    return Learnt(adapters, shop.gated(gates), size, _stage_1(shop) + shop.seconds("gates"))
+    return Learnt(adapters, shop.gated(gates), size, _stage_1(shop) + shop.seconds("gates"), gates)
 
 
 def learn_routed(shop: Workshop) -> Learnt:
     """Return the same mixture, its gates told what the router makes of the prompt."""
     found, router = learn_alter(shop), shop.router()
     size = found.parameters + sum(each.numel() for each in router.tensors.values())
-    return Learnt(found.adapters, shop.routed(shop.gates(), router), size, found.seconds + shop.seconds("router"))
+    seconds = found.seconds + shop.seconds("router")
+    return Learnt(found.adapters, shop.routed(shop.gates(), router), size, seconds, found.gates)
 
 
 def learn_separate(shop: Workshop) -> Learnt:
@@ -87,17 +90,28 @@ def learn_shared(shop: Workshop) -> Learnt:
     """Return one adapter of all tasks, of as many numbers as adapters and gates have together."""
     lessons = shop.lessons
     wanted = len(lessons.names) * adapter_size(task_adapter(lessons.base, lessons.config)) + _gate_numbers(shop)
-    adapter = task_adapter(lessons.base, lessons.config, rank=equal_rank(lessons.base, lessons.config, wanted))
-    key = shop.keys[0]
+    return learn_one(shop, "shared", rank=equal_rank(lessons.base, lessons.config, wanted))
+
+
+def learn_dense(shop: Workshop) -> Learnt:
+    """Return one adapter of all tasks as wide as those that a sparse gate keeps: a token costs as much, gates apart."""
+    config = shop.lessons.config
+    return learn_one(shop, "dense", rank=config.rank * min(config.top_k, len(shop.lessons.names)))
+
+
+def learn_one(shop: Workshop, label: str, *, rank: int) -> Learnt:
+    """Return one adapter of this rank that is trained on the rows of all tasks."""
+    lessons, key = shop.lessons, shop.keys[0]
+    adapter = task_adapter(lessons.base, lessons.config, rank=rank)
     with attached_as(lessons.base, {key: adapter}):
         shop.fit(
-            "shared",
+            label,
             lambda tasks, states: RowPlan.one(key),
             adapter_weights(adapter),
             steps=lessons.joint_steps,
             rate=lessons.config.learning_rate,
         )
-    return Learnt({key: adapter}, lambda tasks, states: RowPlan.one(key), adapter_size(adapter), shop.seconds("shared"))
+    return Learnt({key: adapter}, lambda tasks, states: RowPlan.one(key), adapter_size(adapter), shop.seconds(label))
 
 
 def learn_together(shop: Workshop, label: str, *, top_k: int | None, agnostic: bool) -> Learnt:
@@ -126,7 +140,7 @@ def learn_together(shop: Workshop, label: str, *, top_k: int | None, agnostic: b
             rates=faster,
         )
     size = sum(map(adapter_size, adapters.values())) + gates.parameters
-    return Learnt(adapters, shop.gated(gates), size, shop.seconds(label))
+    return Learnt(adapters, shop.gated(gates), size, shop.seconds(label), gates)
 
 
 def learn_one_stage(shop: Workshop) -> Learnt:

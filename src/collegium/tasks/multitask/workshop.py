@@ -80,7 +80,7 @@ class Workshop:
             with attached_as(lessons.base, dict(zip(self.keys, adapters.values(), strict=True))):
                 rate = lessons.config.gate_learning_rate
                 self.fit("gates", self.gated(gates), gates.weights, steps=steps, rate=rate, measures=1)
-            self._gates = _frozen(gates)
+            self._gates = frozen(gates)
         return self._gates
 
     def router(self) -> HeadWeights:
@@ -191,7 +191,7 @@ class Workshop:
         return HeadWeights(weight.detach(), bias.detach())
 
 
-def _frozen(gates: Gates) -> Gates:
+def frozen(gates: Gates) -> Gates:
     """Return gates that are trained no more."""
     settled = {
         path: type(gate)(gate.query.detach(), gate.keys.detach(), gate.top_k) for path, gate in gates.gates.items()
