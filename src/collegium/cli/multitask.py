@@ -9,6 +9,7 @@ from collegium.cli.output import Outcome
 from collegium.recipes.multitask import evaluate, fit, run
 from collegium.recipes.multitask.evaluate import MultitaskEvalConfig
 from collegium.recipes.multitask.fit import MultitaskFitConfig
+from collegium.recipes.multitask.page import accuracy_rows
 from collegium.recipes.multitask.run import MultitaskRunConfig
 
 
@@ -34,15 +35,11 @@ def run_run(config: MultitaskRunConfig, screen: Screen) -> Outcome:
     """Return the object of `multitask run --json`; its rows are methods."""
     found = run.run(config, watch=screen).result
     tasks = found["tasks"]
-    cells = [
-        (name, *(row["accuracy"][task] for task in tasks), row["average_accuracy"], row["parameters"], row["seconds"])
-        for name, row in found["methods"].items()
-    ]
-    floors = [each for each in found["floor"].values() if each is not None]
-    floor = sum(floors) / len(floors) if floors else None
+    costs = [*((row["parameters"], row["seconds"]) for row in found["methods"].values()), (None, None)]
+    accuracies = accuracy_rows(found["methods"], found["floor"])
     screen.table(
         ("accuracy", *tasks, "average", "parameters", "seconds"),
-        [*cells, ("(commonest)", *found["floor"].values(), floor, None, None)],
+        [(*row, *cost) for row, cost in zip(accuracies, costs, strict=True)],
     )
     screen.table(
         ("perplexity", *tasks),
