@@ -49,7 +49,7 @@ def run_page(found: Mapping[str, Any]) -> str:
     return render(
         Report(
             title="Tasks learnt together",
-            summary=f"{len(judged) - 1} methods and the base alone on {', '.join(found['tasks'])}.",
+            summary=f"{', '.join(found['methods'])} on {', '.join(found['tasks'])}.",
             facts=_gate_facts(found),
             charts=_maps(found),
             texts=[],
@@ -71,7 +71,7 @@ _COSTS = (
 
 def accuracy_rows(
     judged: Mapping[str, Mapping[str, Any]], floor: Mapping[str, float | None]
-) -> list[tuple[str | float | None, ...]]:
+) -> list[tuple[str, *tuple[float | None, ...]]]:
     """Return label, accuracy on each task and on average; the floor is the last row. None: answers do not compete."""
     rows = [(name, *each["accuracy"].values(), each["average_accuracy"]) for name, each in judged.items()]
     known = [each for each in floor.values() if each is not None]
