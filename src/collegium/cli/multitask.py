@@ -20,7 +20,7 @@ def run_fit(config: MultitaskFitConfig, screen: Screen) -> Outcome:
         return Outcome(found)
     show_tasks(found, {"before": found["before"], "after": found["after"], "task told": found["routed"]}, screen)
     screen.say("")
-    show_alpha(found, screen)
+    show_weights(found, screen)
     stages = found["stages"]
     screen.say(
         f"second stage: {100 * stages['inter_share_of_parameters']:.1f} % of the parameters, "
@@ -45,8 +45,8 @@ def run_run(config: MultitaskRunConfig, screen: Screen) -> Outcome:
         ("perplexity", *tasks),
         [(name, *row["perplexity"].values()) for name, row in found["methods"].items()],
     )
-    if "alpha" in found:
-        show_alpha(found, screen)
+    if "weights" in found:
+        show_weights(found, screen)
     return Outcome(found, [{"method": name, **row} for name, row in found["methods"].items()])
 
 
@@ -74,9 +74,11 @@ def show_tasks(found: Mapping[str, Any], columns: Mapping[str, Mapping[str, Any]
         screen.say(f"prompts taken to be of their own task: {told}")
 
 
-def show_alpha(found: Mapping[str, Any], screen: Screen) -> None:
+def show_weights(found: Mapping[str, Any], screen: Screen) -> None:
     """Show how much weight each adapter has on each task."""
-    screen.table(("weight of adapters", *found["tasks"]), [(name, *row) for name, row in found["alpha"].items()])
+    screen.table(
+        ("weight of adapters", *found["tasks"]), [(name, *row.values()) for name, row in found["weights"].items()]
+    )
 
 
 def _task_row(found: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -71,15 +71,16 @@ def gates_of(shop: Workshop) -> dict[str, Any]:
     """Return what the gates of alter say, how often prompts' tasks are told, and what the second stage costs.
 
     weights: of each task's test texts, the mean weight of each adapter over tokens and layers; a row sums to one but
-    for rounding. alpha: the same without the adapters' names.
+    for rounding.
     """
     lessons, learnt = shop.lessons, METHODS["alter"].learn(shop)
     with attached_as(lessons.base, learnt.adapters):
         shares = alpha_matrix(lessons, learnt.plan).tolist()
-    alpha = {name: [round(each, 4) for each in row] for name, row in zip(lessons.names, shares, strict=True)}
     return {
-        "alpha": alpha,
-        "weights": {name: dict(zip(lessons.names, row, strict=True)) for name, row in alpha.items()},
+        "weights": {
+            task: {name: round(share, 4) for name, share in zip(lessons.names, row, strict=True)}
+            for task, row in zip(lessons.names, shares, strict=True)
+        },
         "routing_accuracy": task_accuracy(lessons, shop.router()),
         "stages": stage_shares(shop),
     }
