@@ -17,7 +17,7 @@ from collegium.models import Base  # noqa: E402
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is imported
 
-hypothesis.settings.register_profile("collegium", deadline=None, derandomize=True, max_examples=50)
+hypothesis.settings.register_profile("collegium", deadline=None, derandomize=True, max_examples=25)
 hypothesis.settings.load_profile("collegium")
 
 

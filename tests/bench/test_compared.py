@@ -5,12 +5,15 @@ import importlib.util
 import json
 import os
 import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from string import Template
 
 import pytest
 
+from collegium.cli.main import main
 from collegium.testing.pico import byte_tokenizer, pico_base
 
 ROOT = Path(__file__).parent.parent.parent
@@ -274,8 +277,15 @@ def test_ours_runs_alone(small_base, small_texts, here, tmp_path):
 
 
 @pytest.mark.recipe
-def test_the_commands_run(small_base, small_texts, tmp_path):
+def test_the_commands_run(small_base, small_texts, tmp_path, capsys):
+    """In this process, line by line: the shell adds nothing but a start of Python for each."""
     flags = ["--layers", "top:1", "--rank", "2", "--steps", "3", "--window", "64", "--dev-tokens", "128"]
-    said = run(FOLDER / "with_collegium.sh", small_base, small_texts, small_texts, tmp_path / "library", *flags)
-    assert "perplexity" in said
+    places = {"base": small_base, "texts": small_texts, "held_out": small_texts, "library": tmp_path / "library"}
+    script = (FOLDER / "with_collegium.sh").read_text()
+    lines = [shlex.split(line) for line in script.splitlines() if line.startswith("collegium ")]
+    assert [words[1] for words in lines] == ["train", "eval", "generate"]
+    for words in lines:
+        given = [Template(word).substitute(places) for word in words[1:] if word != "${@:5}"]
+        assert main([*given, *(flags if words[-1] == "${@:5}" else [])]) == 0
+    assert "perplexity" in capsys.readouterr().out
     assert (tmp_path / "library" / "experts" / "drama").is_dir()

@@ -16,6 +16,7 @@ QUICK = (
     *("--text-tokens", "24", "--rank", "2", "--passes", "1", "--train-rows", "16", "--dev-rows", "4"),
     *("--test-rows", "6", "--layers", "top:1", "--learning-rate", "1e-2"),
 )
+MAP = "Whose adapter each task&#39;s texts use"
 FIELDS = {"average_accuracy", "accuracy", "perplexity"}
 
 
@@ -78,7 +79,24 @@ def test_a_fit_is_one_expert_with_a_card_and_measurements(learnt):
     for each in ("before", "after", "routed"):
         assert set(found[each]) == FIELDS
     assert found["before"]["perplexity"]["count"] > found["after"]["perplexity"]["count"]
-    assert all(sum(row) == pytest.approx(1, abs=1e-3) for row in found["alpha"].values())
+
+
+def test_the_page_of_a_fit_holds_its_tables_and_the_map_of_weights(learnt_once, learnt):
+    page = (learnt_once / "out" / "report.html").read_text()
+    _, found = learnt.metrics("many")
+    assert list(found["weights"]) == ["count", "mood", "pick"]
+    for row in found["weights"].values():
+        assert list(row) == ["count", "mood", "pick"]
+        assert sum(row.values()) == pytest.approx(1, abs=1e-3)
+        assert all(f">{share:.2f}</text>" in page for share in row.values())
+    for heading in (MAP, "Accuracy by task", "Perplexity by task", "The two stages of alter"):
+        assert f"<h2>{heading}</h2>" in page
+    accuracies = (found["before"]["accuracy"]["mood"], found["after"]["accuracy"]["mood"], found["floor"]["mood"])
+    assert all(f"<td>{each:.3f}</td>" in page for each in accuracies)
+    for stage in ("intra", "inter"):
+        numbers, seconds = found["stages"][f"{stage}_parameters"], found["stages"][f"{stage}_seconds"]
+        assert f"<td>{numbers:,}</td>" in page
+        assert f"<td>{seconds:.1f}</td>" in page
 
 
 def test_a_fit_ends_with_the_documented_object(ask, task_folder, pico_folder, tmp_path, monkeypatch):
@@ -91,7 +109,7 @@ def test_a_fit_ends_with_the_documented_object(ask, task_folder, pico_folder, tm
     code, found, shown = ask(*words, "--order", "pick", "mood")
     assert code == 0, shown
     assert found["tasks"] == ["pick", "mood"]
-    assert {"before", "after", "routed", "routing_accuracy", "alpha", "stages", "floor", "cut_prompts"} <= set(found)
+    assert {"before", "after", "routed", "routing_accuracy", "weights", "stages", "floor", "cut_prompts"} <= set(found)
     assert "second stage" in shown
     assert not list(tmp_path.glob("runs/*/checkpoints"))
     code, _, shown = ask(*words)
@@ -162,11 +180,18 @@ def test_run_compares_all_methods(ask, task_folder, pico_folder, tmp_path, monke
         assert set(row) == {*FIELDS, "parameters", "seconds"}
         assert set(row["accuracy"]) == {"count", "mood", "pick"}
     assert set(found["floor"]) == {"count", "mood", "pick"}
-    assert set(found["alpha"]) == {"count", "mood", "pick"}
-    assert len(list(tmp_path.glob("runs/*/run.json"))) == 1
+    assert set(found["weights"]) == {"count", "mood", "pick"}
+    (page,) = tmp_path.glob("runs/*/report.html")
+    assert (page.parent / "run.json").is_file()
+    shown = page.read_text()
+    assert f"<h2>{MAP}</h2>" in shown
+    assert all(f"<td>{name}{'*' if method.told else ''}</td>" in shown for name, method in METHODS.items())
+    assert all(f"<td>{row['parameters']:,}</td>" in shown for row in found["methods"].values())
     code, few, _ = ask("multitask", "run", task_folder, "--model", pico_folder, "--methods", "shared", *SAME, *QUICK)
     assert list(few["methods"]) == ["base", "shared"]
-    assert "alpha" not in few
+    assert not {"weights", "stages"} & set(few)
+    (without,) = set(tmp_path.glob("runs/*/report.html")) - {page}
+    assert MAP not in without.read_text()
     assert few["methods"]["shared"]["perplexity"] == found["methods"]["shared"]["perplexity"]
 
 

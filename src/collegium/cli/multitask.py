@@ -9,6 +9,7 @@ from collegium.cli.output import Outcome
 from collegium.recipes.multitask import evaluate, fit, run
 from collegium.recipes.multitask.evaluate import MultitaskEvalConfig
 from collegium.recipes.multitask.fit import MultitaskFitConfig
+from collegium.recipes.multitask.page import accuracy_rows
 from collegium.recipes.multitask.run import MultitaskRunConfig
 
 
@@ -19,7 +20,7 @@ def run_fit(config: MultitaskFitConfig, screen: Screen) -> Outcome:
         return Outcome(found)
     show_tasks(found, {"before": found["before"], "after": found["after"], "task told": found["routed"]}, screen)
     screen.say("")
-    show_alpha(found, screen)
+    show_weights(found, screen)
     stages = found["stages"]
     screen.say(
         f"second stage: {100 * stages['inter_share_of_parameters']:.1f} % of the parameters, "
@@ -34,22 +35,18 @@ def run_run(config: MultitaskRunConfig, screen: Screen) -> Outcome:
     """Return the object of `multitask run --json`; its rows are methods."""
     found = run.run(config, watch=screen).result
     tasks = found["tasks"]
-    cells = [
-        (name, *(row["accuracy"][task] for task in tasks), row["average_accuracy"], row["parameters"], row["seconds"])
-        for name, row in found["methods"].items()
-    ]
-    floors = [each for each in found["floor"].values() if each is not None]
-    floor = sum(floors) / len(floors) if floors else None
+    costs = [*((row["parameters"], row["seconds"]) for row in found["methods"].values()), (None, None)]
+    accuracies = accuracy_rows(found["methods"], found["floor"])
     screen.table(
         ("accuracy", *tasks, "average", "parameters", "seconds"),
-        [*cells, ("(commonest)", *found["floor"].values(), floor, None, None)],
+        [(*row, *cost) for row, cost in zip(accuracies, costs, strict=True)],
     )
     screen.table(
         ("perplexity", *tasks),
         [(name, *row["perplexity"].values()) for name, row in found["methods"].items()],
     )
-    if "alpha" in found:
-        show_alpha(found, screen)
+    if "weights" in found:
+        show_weights(found, screen)
     return Outcome(found, [{"method": name, **row} for name, row in found["methods"].items()])
 
 
@@ -77,9 +74,11 @@ def show_tasks(found: Mapping[str, Any], columns: Mapping[str, Mapping[str, Any]
         screen.say(f"prompts taken to be of their own task: {told}")
 
 
-def show_alpha(found: Mapping[str, Any], screen: Screen) -> None:
+def show_weights(found: Mapping[str, Any], screen: Screen) -> None:
     """Show how much weight each adapter has on each task."""
-    screen.table(("weight of adapters", *found["tasks"]), [(name, *row) for name, row in found["alpha"].items()])
+    screen.table(
+        ("weight of adapters", *found["tasks"]), [(name, *row.values()) for name, row in found["weights"].items()]
+    )
 
 
 def _task_row(found: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from collegium.core.cards import Source
 from collegium.core.errors import ConfigError
@@ -12,7 +13,17 @@ from collegium.models import Base
 from collegium.recipes.building.training import StepBar
 from collegium.recipes.common import Common
 from collegium.recipes.watch import Watch
-from collegium.tasks.multitask import Lessons, MultitaskConfig, lessons_of
+from collegium.rewards.more import attached_as
+from collegium.tasks.multitask import (
+    METHODS,
+    Lessons,
+    MultitaskConfig,
+    Workshop,
+    alpha_matrix,
+    lessons_of,
+    stage_shares,
+    task_accuracy,
+)
 from collegium.tasks.multitask.lessons import check_names
 from collegium.train import Logger
 
@@ -54,3 +65,22 @@ def encoded(base: Base, tasks: Sequence[TextTask], settings: MultitaskConfig, *,
 def bars(watch: Watch) -> Callable[[str, int], Logger]:
     """Return what begins a bar for each fit."""
     return lambda label, steps: StepBar(watch.begin(f"fitting {label}", steps))
+
+
+def gates_of(shop: Workshop) -> dict[str, Any]:
+    """Return what the gates of alter say, how often prompts' tasks are told, and what the second stage costs.
+
+    weights: of each task's test texts, the mean weight of each adapter over tokens and layers; a row sums to one but
+    for rounding.
+    """
+    lessons, learnt = shop.lessons, METHODS["alter"].learn(shop)
+    with attached_as(lessons.base, learnt.adapters):
+        shares = alpha_matrix(lessons, learnt.plan).tolist()
+    return {
+        "weights": {
+            task: {name: round(share, 4) for name, share in zip(lessons.names, row, strict=True)}
+            for task, row in zip(lessons.names, shares, strict=True)
+        },
+        "routing_accuracy": task_accuracy(lessons, shop.router()),
+        "stages": stage_shares(shop),
+    }

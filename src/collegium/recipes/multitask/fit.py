@@ -9,26 +9,24 @@ from typing import Annotated, Any
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from collegium.core.errors import NameTaken
+from collegium.core.files import write_text
 from collegium.core.names import check_name
 from collegium.library import Library
 from collegium.recipes.common import Common
-from collegium.recipes.multitask.common import bars, chosen_tasks, encoded, resolve_settings, sources_of
+from collegium.recipes.multitask.common import bars, chosen_tasks, encoded, gates_of, resolve_settings, sources_of
+from collegium.recipes.multitask.page import fit_page
 from collegium.recipes.multitask.plan import make_multitask_plan
 from collegium.recipes.opening import DEFAULT_BASE, kept_reference, open_base
 from collegium.recipes.reference import is_library
 from collegium.recipes.run_card import RunCard, make_card, make_folder, run_folder
 from collegium.recipes.watch import Watch
-from collegium.rewards.more import attached_as
 from collegium.tasks.multitask import (
     METHODS,
     MultitaskConfig,
     Workshop,
-    alpha_matrix,
     base_quality,
     curves_of,
     judged,
-    stage_shares,
-    task_accuracy,
     task_expert,
 )
 
@@ -50,7 +48,7 @@ class MultitaskFitConfig:
     budget: str = "reduced"
     """`reduced` (the settings below as they are) or `full` (all rows of each task)."""
     out: Path | None = None
-    """Where interrupted fits lie; default runs/multitask-fit-HASH."""
+    """Where the report and interrupted fits lie; default runs/multitask-fit-HASH."""
     dry_run: bool = False
     """Measure and show what would be done, then stop."""
     fit: OmitArgPrefixes[MultitaskConfig] = field(default_factory=MultitaskConfig)
@@ -94,6 +92,8 @@ def run(config: MultitaskFitConfig, *, watch: Watch) -> RunCard:
         "parameters": expert.card.trained_parameters,
         "seconds": round(seconds, 3),
     }
+    write_text(folder / "report.html", fit_page(result))
+    watch.say(f"report: {folder / 'report.html'}")
     return make_card("multitask fit", config, result, seconds)
 
 
@@ -112,22 +112,15 @@ def report_of(shop: Workshop, *, watch: Watch) -> dict[str, Any]:
     update = watch.begin("measuring", 3)
     before = base_quality(shop)
     update(1)
-    given = METHODS["alter"].learn(shop)
-    after = judged(shop, given)
+    after = judged(shop, METHODS["alter"].learn(shop))
     update(2)
     routed = judged(shop, METHODS["alter-routed"].learn(shop))
     update(3)
-    with attached_as(lessons.base, given.adapters):
-        alpha = alpha_matrix(lessons, given.plan)
     return {
         "before": before.to_json(),
         "after": after.to_json(),
         "routed": routed.to_json(),
-        "routing_accuracy": task_accuracy(lessons, shop.router()),
-        "alpha": {
-            name: [round(each, 4) for each in row] for name, row in zip(lessons.names, alpha.tolist(), strict=True)
-        },
-        "stages": stage_shares(shop),
+        **gates_of(shop),
         "floor": lessons.floor,
         "rows": dict(zip(lessons.names, lessons.rows, strict=True)),
         "cut_prompts": lessons.cut,

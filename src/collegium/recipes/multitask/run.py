@@ -9,22 +9,20 @@ from typing import Any
 from tyro.conf import OmitArgPrefixes, Positional
 
 from collegium.core.errors import ConfigError
+from collegium.core.files import write_text
 from collegium.core.tables import nearest
 from collegium.recipes.common import Common
-from collegium.recipes.multitask.common import bars, chosen_tasks, encoded, resolve_settings
+from collegium.recipes.multitask.common import bars, chosen_tasks, encoded, gates_of, resolve_settings
+from collegium.recipes.multitask.page import run_page
 from collegium.recipes.opening import DEFAULT_BASE, open_base
 from collegium.recipes.run_card import RunCard, make_card, make_folder, run_folder, save_card
 from collegium.recipes.watch import Watch
-from collegium.rewards.more import attached_as
 from collegium.tasks.multitask import (
     METHODS,
     MultitaskConfig,
     Workshop,
-    alpha_matrix,
     base_quality,
     judged,
-    stage_shares,
-    task_accuracy,
 )
 
 
@@ -43,7 +41,7 @@ class MultitaskRunConfig:
     budget: str = "reduced"
     """`reduced` (the settings below as they are) or `full` (all rows of each task)."""
     out: Path | None = None
-    """Where the run's card and interrupted fits lie; default runs/multitask-run-HASH."""
+    """Where the report, the run's card and interrupted fits lie; default runs/multitask-run-HASH."""
     fit: OmitArgPrefixes[MultitaskConfig] = field(default_factory=MultitaskConfig)
     """Settings of adapters and gates, alike for every method."""
     common: OmitArgPrefixes[Common] = field(default_factory=Common)
@@ -73,13 +71,15 @@ def run(config: MultitaskRunConfig, *, watch: Watch) -> RunCard:
         "tasks": list(lessons.names),
         "methods": rows,
         "floor": lessons.floor,
-        **gates_of(shop, names),
+        **(gates_of(shop) if {"alter", "alter-routed"} & set(names) else {}),
         "rows": dict(zip(lessons.names, lessons.rows, strict=True)),
         "cut_prompts": lessons.cut,
         "seconds": round(time.perf_counter() - start, 3),
     }
     card = make_card("multitask run", config, result, time.perf_counter() - start)
+    write_text(folder / "report.html", run_page(result))
     save_card(card, folder)
+    watch.say(f"report: {folder / 'report.html'}")
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return card
 
@@ -97,17 +97,3 @@ def methods_named(text: str) -> tuple[str, ...]:
     if not names or len(set(names)) != len(names):
         raise ConfigError(f"--methods names each method once, got {text!r}. Known: {', '.join(METHODS)}.")
     return names
-
-
-def gates_of(shop: Workshop, names: tuple[str, ...]) -> dict[str, Any]:
-    """Return what the gates of alter say, and what its second stage costs; nothing where it was not asked for."""
-    if not {"alter", "alter-routed"} & set(names):
-        return {}
-    lessons, learnt = shop.lessons, METHODS["alter"].learn(shop)
-    with attached_as(lessons.base, learnt.adapters):
-        alpha = alpha_matrix(lessons, learnt.plan).tolist()
-    return {
-        "alpha": dict(zip(lessons.names, ([round(each, 4) for each in row] for row in alpha), strict=True)),
-        "routing_accuracy": task_accuracy(lessons, shop.router()),
-        "stages": stage_shares(shop),
-    }

@@ -9,7 +9,7 @@ from collegium.recipes.report.charts import (
     line_chart,
     share_map,
 )
-from collegium.recipes.report.page import ColouredText, Report, render
+from collegium.recipes.report.page import ColouredText, Report, number_text, render
 
 __all__ = [
     "ColouredText",
@@ -20,6 +20,7 @@ __all__ = [
     "heat_map",
     "learning_curves",
     "line_chart",
+    "number_text",
     "render",
     "share_map",
 ]

@@ -32,6 +32,15 @@ class Report:
     colours: Mapping[str, str] = field(default_factory=dict)
 
 
+def number_text(value: float | None) -> str:
+    """Return a number with three digits after the point, a dash for one that is missing.
+
+    >>> number_text(0.5), number_text(None)
+    ('0.500', '-')
+    """
+    return "-" if value is None else f"{value:.3f}"
+
+
 def render(report: Report) -> str:
     """Return the report as one HTML file that needs nothing else."""
     from jinja2 import Environment, StrictUndefined

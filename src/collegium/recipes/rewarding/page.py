@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from collegium.recipes.report import Report, render, share_map
+from collegium.recipes.report import Report, number_text, render, share_map
 
 
 def reward_page(name: str, found: Mapping[str, Any]) -> str:
@@ -80,9 +80,9 @@ def domain_table(found: Mapping[str, Any]) -> tuple[str, str, tuple[str, ...], l
             name,
             found["kinds"].get(name) or "-",
             found["pairs"][name],
-            _number(found["accuracy"][name]),
-            _number(found["length_matched"][name]),
-            _number(found["floor"][name]),
+            number_text(found["accuracy"][name]),
+            number_text(found["length_matched"][name]),
+            number_text(found["floor"][name]),
             found["skipped"][name],
             found["cut_texts"][name],
         )
@@ -94,7 +94,3 @@ def domain_table(found: Mapping[str, Any]) -> tuple[str, str, tuple[str, ...], l
         "regression."
     )
     return "By domain", said, columns, rows
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
