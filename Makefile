@@ -8,6 +8,8 @@ INPUTS := pyproject.toml constraints.txt scripts/setup scripts/install_torch.py
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 NO_COLOR=1
+# Commands that tests call take all cores; threads that spin while they wait would slow the other process sixfold.
+TESTING := $(OFFLINE) GOMP_SPINCOUNT=0
 
 .PHONY: help setup demo test check unit recipe claims bench compared docs lock
 .DEFAULT_GOAL := help
@@ -32,16 +34,16 @@ demo: .venv/.ready-core  ## Four experts on real text, composed, measured and re
 test: .venv/.ready-dev  ## Style, types, floors, documentation, then all tests; what .ci/run calls.
 	@$(OFFLINE) scripts/check
 	@$(OFFLINE) scripts/docs
-	@$(OFFLINE) scripts/test
+	@$(TESTING) scripts/test
 
 check: .venv/.ready-dev  ## Style, types and the import contract alone (seconds).
 	@$(OFFLINE) scripts/check
 
 unit: .venv/.ready-dev  ## The quick tests alone (under a minute).
-	@$(OFFLINE) $(BIN)/pytest -n 2 $(ARGS)
+	@$(TESTING) $(BIN)/pytest -n 2 $(ARGS)
 
 recipe: .venv/.ready-dev  ## The tests of whole recipes on pico models alone.
-	@$(OFFLINE) $(BIN)/pytest -n 2 -m recipe $(ARGS)
+	@$(TESTING) $(BIN)/pytest -n 2 -m recipe $(ARGS)
 
 docs: .venv/.ready-dev  ## Write the generated pages anew and build the site into site/.
 	@$(OFFLINE) scripts/docs --write
