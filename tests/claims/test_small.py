@@ -80,6 +80,9 @@ def test_all_small_claims_come_out_of_one_pico_experiment(pico_texts, pico_setti
     assert {path.parent.name for path in pieces} == {"seed-0"}
     judged = json.loads((tmp_path / "run" / "small" / "seed-0" / "judged.json").read_text())["result"]
     assert all(math.isfinite(value) for value in judged["metrics"].values())
+    [law] = [claim for claim in read_ledger() if claim.key == "M6-small"]
+    measured = {part.metric: part.values for part in by_id["M6"].parts}
+    assert all(max(measured[part.metric]) <= part.margin for part in law.parts)
 
 
 def _check_rows(rows, texts):

@@ -32,11 +32,7 @@ from collegium.tasks.multitask.parts import adapter_size
 Learn = Callable[[Workshop], Learnt]
 
 LEARN: Mapping[str, Learn] = {
-    "alter": METHODS["alter"].learn,
-    "one-stage": METHODS["one-stage"].learn,
-    "shared": METHODS["shared"].learn,
-    "tamoe": METHODS["tamoe"].learn,
-    "moe": METHODS["moe"].learn,
+    **{name: METHODS[name].learn for name in ("alter", "one-stage", "shared", "tamoe", "moe")},
     "dense": learn_dense,
 }
 WHOLE = "whole"
