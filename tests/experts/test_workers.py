@@ -90,10 +90,10 @@ def test_a_domain_without_documents_is_one_outcome_among_others(pico, alone, tmp
     assert equal(outcomes[1].expert, alone["law"])
 
 
-def eldest_worker() -> psutil.Process:
-    """Return the worker of this process that was begun first; others' children, left by earlier tests, are none."""
+def own_workers() -> list[psutil.Process]:
+    """Return the living workers of this process, the eldest first, and no children that others left."""
     children = [child for child in psutil.Process().children() if any("serve(" in word for word in child.cmdline())]
-    return min(children, key=lambda child: child.create_time())
+    return sorted(children, key=lambda child: child.create_time())
 
 
 def test_a_killed_worker_is_reported_the_others_go_on_and_a_second_call_mends_it(pico, tmp_path):
@@ -103,7 +103,7 @@ def test_a_killed_worker_is_reported_the_others_go_on_and_a_second_call_mends_it
     def kill_law(progress: Progress) -> None:
         if progress.name == "law" and progress.step == 5 and not killed:
             # `law` is the first task, so the eldest child is its worker
-            eldest = eldest_worker()
+            eldest = own_workers()[0]
             eldest.kill()
             killed.append(eldest.pid)
 
@@ -128,7 +128,8 @@ def test_a_worker_killed_before_its_first_checkpoint_speaks_of_none(pico, tmp_pa
     config = dataclasses.replace(CONFIG, evaluate_every=100, steps=1000)
 
     def kill_first(progress: Progress) -> None:
-        eldest_worker().kill()
+        for worker in own_workers():  # none is left where a dead one's last words come in
+            worker.kill()
 
     [outcome] = run_tasks(pico, [domain_task(DOMAINS[0], config, tmp_path)], executor=Processes(1), report=kill_first)
     assert "SIGKILL" in str(outcome.error)
