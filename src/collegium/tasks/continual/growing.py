@@ -17,6 +17,7 @@ from collegium.core.errors import ConfigError
 from collegium.experts import FitConfig
 from collegium.experts.fresh import numbers_of
 from collegium.models import Adapter, Group, LoraWeights, RowPlan, lora_parts
+from collegium.tasks.continual.alone import learn_alone
 from collegium.tasks.continual.knowledge import (
     Knowledge,
     adapter_tensors,
@@ -50,7 +51,7 @@ def grow(
     """
     lesson, more = scene.lessons[seen[-1]], more or {}
     earlier = [scene.lessons[task].name for task in seen[:-1]]
-    label = f"{method if earlier or more else 'first'}: {lesson.name} after {', '.join(earlier) or 'none'}"
+    label = f"{method}: {lesson.name} after {', '.join(earlier) or 'none'}"
     head = scene.new_head(seen[-1])
     columns = scene.columns(seen[-1:])
     weights = adapter_tensors(adapter) | trained_heads({lesson.name: head}, (lesson.name,)) | more
@@ -72,13 +73,15 @@ def learn_olora(scene: Scene, seen: tuple[int, ...], before: Knowledge) -> Knowl
     """Return what was known with a new low-rank adapter whose inputs stand at right angles to the earlier ones'."""
     if scene.config.kind != "lora":
         raise ConfigError(f"olora is about the inputs of low-rank adapters (--kind lora), got {scene.config.kind!r}.")
+    if len(seen) == 1:
+        return learn_alone(scene, seen, before)
     adapter = scene.fresh()
     old = [lora_parts(each) for each in before.adapters.values()]
 
     def penalty(step: int, rows: Tensor) -> Tensor:
         return ORTHOGONALITY * overlap(old, lora_parts(adapter))
 
-    return grow(scene, seen, before, method="olora", adapter=adapter, penalty=penalty if old else None)
+    return grow(scene, seen, before, method="olora", adapter=adapter, penalty=penalty)
 
 
 def overlap(old: Sequence[dict[str, LoraWeights]], new: dict[str, LoraWeights]) -> Float[Tensor, ""]:
@@ -88,6 +91,8 @@ def overlap(old: Sequence[dict[str, LoraWeights]], new: dict[str, LoraWeights]) 
 
 def learn_active(scene: Scene, seen: tuple[int, ...], before: Knowledge) -> Knowledge:
     """Return what was known with an adapter trained while all earlier ones speak; nothing keeps them apart."""
+    if len(seen) == 1:
+        return learn_alone(scene, seen, before)
     return grow(scene, seen, before, method="active", adapter=scene.fresh())
 
 

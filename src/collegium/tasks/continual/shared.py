@@ -6,6 +6,8 @@
                 each earlier task, added up  [kirkpatrick2017ewc].
 * `lwf`         + sum over earlier heads of T^2 KL(as before || now) on the new task's texts  [li2017lwf].
 * `joint`       all rows of all tasks so far, from the start.
+
+All of them learn the first task as it is learnt alone.
 """
 
 from collections.abc import Sequence
@@ -15,6 +17,7 @@ from torch import Tensor
 
 from collegium.core.randomness import derive_seed
 from collegium.models import Adapter, HeadWeights, RowPlan
+from collegium.tasks.continual.alone import alone
 from collegium.tasks.continual.knowledge import (
     Knowledge,
     adapter_tensors,
@@ -72,6 +75,10 @@ class _Pupil:
         """Return what is trained: the adapter, and the heads of these tasks."""
         return adapter_tensors(self.adapter) | trained_heads(self.heads, names)
 
+    def begin_as(self, own: Knowledge) -> None:
+        """Know what the first task's adapter and head alone know: there is nothing to hold on to yet."""
+        self.adapter, self.heads = learnable(own.adapters[self.name]), dict(own.heads)
+
     def known(self, before: Knowledge, **extra: Tensor) -> Knowledge:
         """Return what is known afterwards."""
         heads = {name: learnt_head(head) for name, head in self.heads.items()}
@@ -79,8 +86,8 @@ class _Pupil:
 
 
 def _label(method: str, scene: Scene, seen: tuple[int, ...]) -> str:
-    names = [scene.lessons[task].name for task in seen]
-    return f"{method}: {names[-1]}" + (f" after {', '.join(names[:-1])}" if names[:-1] else "")
+    *earlier, name = (scene.lessons[task].name for task in seen)
+    return f"{method}: {name} after {', '.join(earlier)}"
 
 
 def learn_sequential(scene: Scene, seen: tuple[int, ...], before: Knowledge) -> Knowledge:
@@ -93,7 +100,9 @@ def _go_on(
     penalty: Penalty | None = None, names: Sequence[str] = (),
 ) -> Knowledge:  # fmt: skip
     lesson, pupil = scene.lessons[seen[-1]], pupil or _Pupil(scene, seen, before)
-    label = _label(method if len(seen) > 1 else "first", scene, seen)
+    if len(seen) == 1:
+        pupil.begin_as(alone(scene, seen[0]))
+        return pupil.known(before)
     with wearing(scene.base, {ONE: pupil.adapter}) as (pupil.key,):
         train(
             scene,
@@ -101,8 +110,8 @@ def _go_on(
             lambda rows, step: pupil.nats(rows, seen[-1:]),
             rows=lesson.train,
             dev=lesson.dev,
-            label=label,
-            penalty=penalty if len(seen) > 1 else None,
+            label=_label(method, scene, seen),
+            penalty=penalty,
         )
     return pupil.known(before)
 
@@ -182,8 +191,9 @@ def learn_lwf(scene: Scene, seen: tuple[int, ...], before: Knowledge) -> Knowled
 def learn_joint(scene: Scene, seen: tuple[int, ...], before: Knowledge) -> Knowledge:
     """Return an adapter trained on all tasks so far together, from the start; their labels compete as at test."""
     seen = tuple(sorted(seen))
-    lessons = [scene.lessons[task] for task in seen]
-    label = f"joint: {', '.join(each.name for each in lessons)}"
+    if len(seen) == 1:
+        return _go_on(scene, seen, Knowledge(), method="joint")
+    label = f"joint: {', '.join(scene.lessons[task].name for task in seen)}"
     return scene.one_time(label, lambda: _train_joint(scene, seen, label))
 
 
