@@ -22,6 +22,14 @@ def machine_line() -> str:
     )
 
 
+def usable_cores() -> int:
+    """Return how many cores this process may keep busy: its container's or its own share, OMP_NUM_THREADS at most."""
+    from joblib import cpu_count
+
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(cpu_count(), int(asked)) if asked.isdecimal() and int(asked) else cpu_count()
+
+
 def versions(packages: Iterable[str]) -> dict[str, str]:
     """Return the installed version of each package, `absent` where there is none.
 

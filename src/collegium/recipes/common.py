@@ -1,11 +1,11 @@
 """What every command that computes can be told."""
 
-import os
 from dataclasses import dataclass
 
 import torch
 
 from collegium.core.errors import ConfigError
+from collegium.core.machine import usable_cores
 
 MOST_THREADS = 4096
 
@@ -15,7 +15,7 @@ class Common:
     """Seed and machine.
 
     seed: whatever is drawn follows from it. device: auto, cpu, cuda or mps.
-    dtype: auto (bfloat16 where this processor is fast at it), float32 or bfloat16. threads: 0 = all cores.
+    dtype: auto (bfloat16 where this processor is fast at it), float32 or bfloat16. threads: 0 = all usable cores.
     expert_memory: megabytes for adapters, 0 = no limit.
     """
 
@@ -26,7 +26,7 @@ class Common:
     dtype: str = "auto"
     """auto (bfloat16 where measured faster), float32 or bfloat16."""
     threads: int = 0
-    """Processor threads; 0 takes all cores."""
+    """Processor threads; 0 takes all cores that this process may use, OMP_NUM_THREADS at most."""
     expert_memory: int = 0
     """Megabytes that adapters' weights may take in memory, the least recently used leave first; 0 = no limit."""
 
@@ -39,6 +39,6 @@ class Common:
 
     def apply_threads(self) -> int:
         """Set torch's threads and return how many."""
-        count = self.threads or os.cpu_count() or 1
+        count = self.threads or usable_cores()
         torch.set_num_threads(count)
         return count
