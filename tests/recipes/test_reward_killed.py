@@ -1,6 +1,7 @@
-"""`collegium reward fit` killed without warning between two members and inside one: the same command goes on."""
+"""`reward fit` and `reward grow` killed without warning between two fits and inside one: the same command goes on."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,8 @@ KILLED = """
 import os, signal, sys
 from collegium.cli.main import main
 from collegium.recipes.building.training import StepBar
-import collegium.recipes.rewarding.fit as recipe
+import collegium.recipes.rewarding.fit as fit
+import collegium.recipes.rewarding.grow as grow
 
 at_fit, at_step, *words = sys.argv[1:]
 begun = []
@@ -32,7 +34,7 @@ class Killing(StepBar):
         if "loss" in values and (len(begun), step) == (int(at_fit), int(at_step)):
             os.kill(os.getpid(), signal.SIGKILL)
 
-recipe.StepBar = Killing
+fit.StepBar = grow.StepBar = Killing
 sys.exit(main(words))
 """
 FLAGS = ("--text-tokens", "48", "--passes", "1", "--rank", "4", "--layers", "top:1", "--threshold", "0")
@@ -84,3 +86,33 @@ def test_a_killed_fit_goes_on_to_what_an_unbroken_one_leaves(folder, pico_folder
     assert run(*broken) == 0
     assert contents(folder / name) == contents(folder / "unbroken")
     assert not list((folder / f"{name}-out").iterdir())
+
+
+@pytest.fixture(scope="module")
+def grown(folder) -> Path:
+    """Return a folder with pairs of a third domain, and what growth by it leaves."""
+    rows = [f'{{"prompt": "poem {n}?", "chosen": "abc{n}x", "rejected": "abc{n}y"}}\n' for n in range(40)]
+    (folder / "poem.jsonl").write_text("".join(rows))
+    assert run(*growth(folder, "grown")) == 0
+    return folder
+
+
+def growth(folder: Path, into: str) -> list[object]:
+    """Return the words of growth in a copy of the library that was fitted, made where it is not there yet."""
+    if not (folder / into).exists():
+        shutil.copytree(folder / "unbroken", folder / into)
+    words = ["reward", "grow", folder / "poem.jsonl", "--model", f"{folder / into}#j", *MACHINE]
+    return [*words, "--out", folder / f"{into}-out"]
+
+
+@pytest.mark.parametrize(("fit", "step"), [(1, 3), (2, 0)])
+def test_a_killed_growth_goes_on_to_what_an_unbroken_one_leaves(grown, fit, step):
+    name = f"growth-{fit}-{step}"
+    broken, fitted = growth(grown, name), contents(grown / "unbroken")
+    assert killed(*broken, fit=fit, step=step) == -signal.SIGKILL
+    left = contents(grown / name)
+    assert left["models"] == fitted["models"]  # the model is what it was, and judges as it did
+    assert fitted["experts"].items() <= left["experts"].items()
+    assert run(*broken) == 0
+    assert contents(grown / name) == contents(grown / "grown")
+    assert not list((grown / f"{name}-out").iterdir())
