@@ -151,6 +151,16 @@ def test_the_commands_go_from_joint_training_to_a_further_domain(texts, pico_fol
     assert "--whole does not go with it" in capsys.readouterr().err
 
 
+def test_the_recipe_of_the_paper_says_what_would_be_done(texts, pico_folder, tmp_path, capsys):
+    recipe = Path(__file__).parents[2] / "recipes" / "paper" / "demix.toml"
+    words = ["train", texts, "--config", recipe, "--base", pico_folder, "--library", tmp_path / "college"]
+    words += ["--window", "64", "--out", tmp_path / "run", "--dry-run", "--json"]
+    assert main([str(word) for word in words]) == 0
+    plan = json.loads(capsys.readouterr().out.splitlines()[-1])["plan"]
+    assert plan["steps"] == 300_000
+    assert not (tmp_path / "college").exists()
+
+
 @pytest.mark.recipe
 def test_what_lies_in_the_way_is_left_alone_and_said(config, tmp_path, texts):
     train.run(config, watch=Silent())

@@ -32,6 +32,7 @@ from collegium.data import (
 )
 from collegium.data.labelled_hub import LABELLED_HUB
 from collegium.data.labelled_pull import pull_labelled_hub
+from collegium.data.texts_hub import TEXTS_HUB, pull_texts_hub
 from collegium.models import load_tokenizer
 from collegium.recipes.common import Common
 
@@ -56,7 +57,7 @@ class PullConfig:
     """With --preferences or --labelled: these alone."""
     hub: str = ""
     """Of the Hugging Face hub, preference pairs: hh, reward-bench, shp, summaries or webgpt, or NAME@COMMIT; labelled
-    tasks: afrisenti, mtl5, superni or wos."""
+    tasks: afrisenti, mtl5, superni or wos; domains of text: demix."""
     rows: int = 0
     """With --hub: read at most so many rows of each domain; 0 = all."""
     dry_run: bool = False
@@ -72,12 +73,16 @@ def run_pull(config: PullConfig, screen: Screen) -> Outcome:
         return _pull_domain(config, screen)
     if config.labelled or config.hub in LABELLED_HUB:
         return _pull_tasks(config, screen)
-    if config.preferences or config.hub:
+    if config.preferences or (config.hub and config.hub not in TEXTS_HUB):
         return _pull_pairs(config, screen)
+    names = tuple(TEXTS_HUB[config.hub]) if config.hub else DEMO_DOMAINS
     if config.dry_run:
-        screen.say(f"would write {', '.join(DEMO_DOMAINS)} to {config.folder}")
-        return Outcome({"folder": str(config.folder), "domains": list(DEMO_DOMAINS)})
-    folder = pull(config.folder, progress=screen.say)
+        screen.say(f"would write {', '.join(names)} to {config.folder}")
+        return Outcome({"folder": str(config.folder), "domains": list(names)})
+    if config.hub:
+        folder = pull_texts_hub(config.folder, config.hub, rows=config.rows or None, progress=screen.say)
+    else:
+        folder = pull(config.folder, progress=screen.say)
     rows = [{"name": domain.name, "documents": len(domain.documents)} for domain in read_domains(folder)]
     screen.table(("domain", "documents"), [(row["name"], row["documents"]) for row in rows])
     return Outcome({"folder": str(folder), "domains": rows}, rows)
