@@ -99,6 +99,16 @@ def test_compare_sets_the_default(ask, library, texts):
     assert "base" in [row["name"] for row in found["rows"]]
 
 
+def test_generate_says_where_a_model_reads_no_further(ask, library):
+    few = ("--tokens", "2", "--temperature", "0", "--threads", "1")
+    many = ("--tokens", "100000", "--temperature", "0", "--threads", "1")
+    code, found, shown = ask("generate", "Article 1.", "--model", f"{library}#law", *many)
+    assert code == 0, shown
+    assert found["ended"] == "length"
+    assert f"stopped after {found['tokens']} tokens" in shown
+    assert "stopped after" not in ask("generate", "Article 1.", "--model", f"{library}#law", *few)[2]
+
+
 def test_generate_says_who_spoke(ask, library):
     model = f"{library}?router=posterior&compose=ensemble"
     code, found, shown = ask("generate", "Article 1.", "--model", model, "--tokens", "4", "--temperature", "0")

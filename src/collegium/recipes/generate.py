@@ -70,6 +70,8 @@ def run(config: GenerateConfig, *, watch: Watch, stream: Stream | None = None) -
     asked = [chat_prompt([{"role": "user", "content": prompt}], opened.base.tokenizer)] if config.chat else [prompt]
     model = of_task(opened.model, config.task)
     found = generate(model, asked, sampling=config.sampling, seed=config.common.seed, stream=stream)[0]
+    if found.ended == "length" and len(found.tokens) < config.sampling.tokens:
+        watch.say(f"stopped after {len(found.tokens)} tokens: this model reads no further")
     seconds = time.perf_counter() - start
     result = describe(found, prompt, opened, seconds)
     if isinstance(model, TaskMixture):
