@@ -12,6 +12,7 @@ from statistics import geometric_mean
 import align_tables
 from compared_tables import TABLES as COMPARED_TABLES
 from reward_tables import TABLES as REWARD_TABLES
+from stream_tables import streams
 
 from collegium.claims import list_claims
 from collegium.claims.pictures import pictures
@@ -28,6 +29,7 @@ README, CHOOSE, PERFORMANCE = ROOT / "README.md", ROOT / "docs" / "choose.md", R
 COMPARED_PAGE = ROOT / "docs" / "compared.md"
 REWARDS, REWARDS_PAGE = ROOT / "bench" / "rewards", ROOT / "docs" / "rewards.md"
 ALIGNMENT, ALIGNMENT_PAGE = ROOT / "bench" / "alignment", ROOT / "docs" / "alignment.md"
+STREAMS, STREAMS_PAGE = ROOT / "bench" / "continual", ROOT / "docs" / "continual.md"
 SHOWN = ("base", "ensemble uniform", "merge uniform", "mix posterior", "ensemble posterior", "oracle")
 
 
@@ -227,6 +229,15 @@ def alignments() -> dict[str, dict[str, dict]]:
     return found
 
 
+def streamed() -> list[tuple[Path, str, str]]:
+    """Return the table of every committed comparison of tasks one after another, with its page and mark."""
+    tables = []
+    for folder in sorted(path for path in STREAMS.iterdir() if path.is_dir() and any(path.glob("*.json"))):
+        cards = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+        tables.append((STREAMS_PAGE, f"streams-{folder.name}", streams(cards)))
+    return tables
+
+
 def ways() -> dict[Path, str]:
     """Return the pictures beside the ledger."""
     tables = {state.result.table for state in list_claims() if state.result is not None and state.result.table}
@@ -247,6 +258,7 @@ def main() -> int:
         (PERFORMANCE, "profiles", profiles()),
         *((COMPARED_PAGE, mark, write(compared)) for mark, write in COMPARED_TABLES.items()),
         *rewards(),
+        *streamed(),
         *((ALIGNMENT_PAGE, f"align-{target}", align_tables.table(kept)) for target, kept in alignments().items()),
     ]
     wanted = {PICTURE: picture(run), **ways()}
