@@ -104,9 +104,9 @@ def _decoder(seed: int) -> Base:
     return load_base("smollm2-135m", dtype="auto")
 
 
-def _encoder(seed: int) -> Base:
+def _encoder(seed: int, *, dtype: str = "float32") -> Base:
     del seed
-    return load_base("minilm-l6")
+    return load_base("minilm-l6", dtype=dtype)
 
 
 @functools.cache
@@ -127,5 +127,5 @@ REWARDS = {
         CONFLICT, base=pico_base, corpus=lambda seed: conflicting_domains(TOY_PAIRS, seed)
     ),
     "small_rewards": reward_experiment(SMALL_REWARDS, base=_decoder, corpus=_real, other=_encoder),
-    "encoder_rewards": reward_experiment(ENCODER_REWARDS, base=_encoder, corpus=_real),
+    "encoder_rewards": reward_experiment(ENCODER_REWARDS, base=functools.partial(_encoder, dtype="auto"), corpus=_real),
 }
