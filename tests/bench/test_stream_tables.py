@@ -1,6 +1,6 @@
 """The page of tasks one after another says what the cards say."""
 
-import importlib.util
+import importlib
 import sys
 from pathlib import Path
 
@@ -11,13 +11,10 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 @pytest.fixture
 def streams(monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    spec = importlib.util.spec_from_file_location("stream_tables", SCRIPTS / "stream_tables.py")
-    assert spec and spec.loader
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    yield found.streams
-    sys.modules.pop("reward_tables", None)
+    monkeypatch.syspath_prepend(SCRIPTS)
+    yield importlib.import_module("stream_tables").streams
+    for name in ("stream_tables", "reward_tables"):
+        sys.modules.pop(name, None)
 
 
 def method(*accuracies, told=False, rate=1e-3):
