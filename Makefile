@@ -8,7 +8,7 @@ INPUTS := pyproject.toml constraints.txt scripts/setup scripts/install_torch.py
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 NO_COLOR=1
-# Commands that tests call take all cores; threads that spin while they wait slowed one of them sixfold.
+# Some tests take more threads than one; threads that spin while they wait slowed a test sixfold.
 TESTING := $(OFFLINE) GOMP_SPINCOUNT=0
 
 .PHONY: help setup demo test check unit recipe claims bench compared docs lock
