@@ -238,7 +238,7 @@ def _run(quick: bool, progress: Progress) -> Finding:
         with peers_own_warnings():
             timings = alternate(
                 contestants(world, count, peer if count == COUNTED else None),
-                repeats=2 if quick or count != COUNTED else 3,
+                repeats=2 if quick else 5,
             )
         rows += [{"contestant": name, "judges": count, **timing.row()} for name, timing in timings.items()]
         ratios |= ratios_of(count, timings)
